@@ -1,0 +1,40 @@
+# Each target sets up the virtual environment it needs; PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/.demo  ## serve a few hundred small models, call them, and go on serving until Ctrl-C (ONCE=1: end then)
+	$(BIN)/modelplex demo $(if $(ONCE),--once)
+
+test: .venv/.test  ## everything that is tested; TESTS="..." chooses
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/.test .venv/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/.pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+.venv/.demo: .venv/.pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+.venv/.test: .venv/.demo pyproject.toml
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+.venv/.lint: .venv/.pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --group lint
+	@touch $@

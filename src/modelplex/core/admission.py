@@ -1,0 +1,146 @@
+"""Who may run now, who waits, and who is turned away: `max_ongoing_requests`, `max_queued_requests`, deadlines."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+UNLIMITED = -1
+
+
+class Slots:
+    """The places for requests that run at a time on one replica.
+
+    A router counts its own requests, and learns from the replica how many others run there. The replica itself has no
+    others, and the last word.
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"a replica needs at least one slot, got {limit}")
+        self.limit = limit
+        self.own = 0
+        self.others = 0
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.own - self.others)
+
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        if self.own + self.others >= self.limit:
+            return False
+        self.own += 1
+        return True
+
+    def give_back(self) -> None:
+        if self.own == 0:
+            raise RuntimeError("a slot was given back that was never taken")
+        self.own -= 1
+
+    def told(self, ongoing: int) -> None:
+        """The replica has said how many requests run on it, ours included."""
+        self.others = max(0, ongoing - self.own)
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request on its way through a router. `number` grows with each arrival and names the request."""
+
+    number: int
+    model_id: str
+    deadline: float | None
+    losses: int = 0  # replicas that died with it
+    line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
+    look_at: float = 0.0
+
+
+class WaitingRoom:
+    """Requests that wait, in one line for each replica and one for any replica, each in the order of arrival.
+
+    Args:
+        limit: requests that may wait at a time, or `UNLIMITED`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: dict[int, Pending] = {}
+        self._by_model: dict[str, dict[int, Pending]] = {}
+        self._lines: dict[str | None, list[int]] = {}
+        self._lengths: dict[str | None, int] = {}
+        self._looks: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, number: int) -> Pending | None:
+        return self._waiting.get(number)
+
+    @property
+    def full(self) -> bool:
+        return self._limit != UNLIMITED and len(self._waiting) >= self._limit
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Models that someone waits for."""
+        return self._by_model.keys()
+
+    def of_model(self, model_id: str) -> Iterator[Pending]:
+        """The requests that wait for one model, in no order."""
+        return iter(self._by_model.get(model_id, {}).values())
+
+    def length(self, line: str | None) -> int:
+        return self._lengths.get(line, 0)
+
+    def add(self, pending: Pending, line: str | None, look_at: float) -> None:
+        """Let a request wait in a line, and be looked at again at a time (or at its deadline if that is earlier)."""
+        pending.line = line
+        pending.look_at = look_at if pending.deadline is None else min(look_at, pending.deadline)
+        self._waiting[pending.number] = pending
+        self._by_model.setdefault(pending.model_id, {})[pending.number] = pending
+        heapq.heappush(self._lines.setdefault(line, []), pending.number)
+        self._lengths[line] = self._lengths.get(line, 0) + 1
+        heapq.heappush(self._looks, (pending.look_at, pending.number))
+
+    def remove(self, pending: Pending) -> None:
+        """Take a request out of its line; its traces in the heaps are passed over when they come up."""
+        del self._waiting[pending.number]
+        of_model = self._by_model[pending.model_id]
+        del of_model[pending.number]
+        if not of_model:
+            del self._by_model[pending.model_id]
+        self._lengths[pending.line] -= 1
+        if not self._lengths[pending.line]:
+            del self._lengths[pending.line]
+            del self._lines[pending.line]
+
+    def first(self, line: str | None) -> Pending | None:
+        """The request that has waited longest in a line."""
+        heap = self._lines.get(line, [])
+        while heap:
+            pending = self._waiting.get(heap[0])
+            if pending is not None and pending.line == line:
+                return pending
+            heapq.heappop(heap)
+        return None
+
+    def all_in(self, line: str | None) -> list[Pending]:
+        """The requests of one line, oldest first."""
+        numbers = sorted(set(self._lines.get(line, ())) & self._waiting.keys())
+        return [self._waiting[number] for number in numbers if self._waiting[number].line == line]
+
+    def due(self, now: float) -> list[Pending]:
+        """The requests that are to be looked at again by now, oldest first."""
+        due: dict[int, Pending] = {}
+        while self._looks and self._looks[0][0] <= now:
+            _, number = heapq.heappop(self._looks)
+            pending = self._waiting.get(number)
+            if pending is not None and pending.look_at <= now:
+                due[number] = pending
+        return [due[number] for number in sorted(due)]
+
+    @property
+    def next_look(self) -> float | None:
+        """When `due` will next have something to say; None when nobody waits."""
+        while self._looks and self._looks[0][1] not in self._waiting:
+            heapq.heappop(self._looks)
+        return self._looks[0][0] if self._looks else None
