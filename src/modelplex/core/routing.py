@@ -26,7 +26,7 @@ from modelplex.core.estimates import Estimates
 from modelplex.core.placement import Fleet
 from modelplex.core.residency import Flight, ReplicaView
 
-# A request is given up when so many replicas have died with it: one that kills what it runs on must not kill everything.
+# A request is given up when so many replicas have died with it, since one that kills its replica would kill them all.
 LOSSES_MAX = 5
 
 
