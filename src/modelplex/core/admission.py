@@ -1,6 +1,7 @@
 """Who may run now, who waits, and who is turned away: `max_ongoing_requests`, `max_queued_requests`, deadlines."""
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Pending:
     deadline: float | None
     losses: int = 0  # replicas that died with it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
-    look_at: float = 0.0
+    look_at: float = math.inf
 
 
 class WaitingRoom:
@@ -91,15 +92,16 @@ class WaitingRoom:
     def length(self, line: str | None) -> int:
         return self._lengths.get(line, 0)
 
-    def add(self, pending: Pending, line: str | None, look_at: float) -> None:
-        """Let a request wait in a line, and be looked at again at a time (or at its deadline if that is earlier)."""
+    def add(self, pending: Pending, line: str | None, look_at: float | None) -> None:
+        """Let a request wait in a line, and be looked at again at a time, if any, or at its deadline if earlier."""
         pending.line = line
-        pending.look_at = look_at if pending.deadline is None else min(look_at, pending.deadline)
+        pending.look_at = min((at for at in (look_at, pending.deadline) if at is not None), default=math.inf)
         self._waiting[pending.number] = pending
         self._by_model.setdefault(pending.model_id, {})[pending.number] = pending
         heapq.heappush(self._lines.setdefault(line, []), pending.number)
         self._lengths[line] = self._lengths.get(line, 0) + 1
-        heapq.heappush(self._looks, (pending.look_at, pending.number))
+        if pending.look_at < math.inf:
+            heapq.heappush(self._looks, (pending.look_at, pending.number))
 
     def remove(self, pending: Pending) -> None:
         """Take a request out of its line; its traces in the heaps are passed over when they come up."""
@@ -140,7 +142,7 @@ class WaitingRoom:
 
     @property
     def next_look(self) -> float | None:
-        """When `due` will next have something to say; None when nobody waits."""
+        """When `due` may next have something to say; None when nobody waits, or only for a slot."""
         while self._looks and self._looks[0][1] not in self._waiting:
             heapq.heappop(self._looks)
         return self._looks[0][0] if self._looks else None

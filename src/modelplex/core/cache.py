@@ -151,6 +151,10 @@ class ModelCache:
         self._draining: _Entry | None = None  # a leased model that takes no new leases, so that room comes free
         self._closed = False
 
+    def __contains__(self, ticket: int) -> bool:
+        """Whether the ticket holds a lease or waits for one."""
+        return ticket in self._tickets
+
     # What it advertises
 
     @property
@@ -189,9 +193,11 @@ class ModelCache:
         self._tickets[ticket] = entry
         commands: list[Command] = []
         # An owner that already holds the model gets it again even while it drains: it could not end otherwise.
-        if entry.phase is Phase.RESIDENT and (entry is not self._draining or owner in entry.leases.values()):
+        holds = owner is not None and owner in entry.leases.values()
+        if entry.phase is Phase.RESIDENT and (entry is not self._draining or holds):
             commands.append(self._grant(entry, ticket, owner, Start.WARM, now))
-            commands += self._count_overtaking(now)
+            if self._queue:
+                next(iter(self._queue.values())).overtaken += 1
         else:
             entry.waiters[ticket] = owner
             entry.opener = ticket if entry.opener is None else entry.opener
@@ -257,12 +263,16 @@ class ModelCache:
                 commands.append(self._evict(victim))
             elif (ticket := self._deadlocked()) is not None:
                 commands.append(self._reject(ticket, Why.OVERCOMMITTED))
+            elif self._draining and not self._blocked_owners().isdisjoint(self._draining.leases.values()):
+                commands += self._stop_draining(now)  # it would not run dry: one of its lessees waits for room
             else:
                 break
+        if self._unloading >= len(self._queue):  # room for all that wait is on its way
+            commands += self._stop_draining(now)
+        elif self._draining is None:
+            self._start_draining()
         while self._closed and (victim := self._policy.victim()) is not None:
             commands.append(self._evict(victim))
-        if not self._queue:
-            commands += self._stop_draining(now)
         return commands
 
     def _load(self, entry: _Entry, now: float) -> Load:
@@ -308,19 +318,12 @@ class ModelCache:
     def _becomes_idle(self, entry: _Entry) -> None:
         self._policy.add(IdleModel(entry.model_id, entry.size_bytes, entry.load_s, entry.uses))
 
-    def _count_overtaking(self, now: float) -> list[Command]:
-        """After a grant of a resident model: if the first in the queue was overtaken too often, let one run dry."""
-        head = next(iter(self._queue.values()), None)
-        if head is None:
-            return []
-        head.overtaken += 1
-        blocked = self._blocked_owners()
-        if head.overtaken < OVERTAKES_MAX or (self._draining and blocked.isdisjoint(self._draining.leases.values())):
-            return []
-        commands = self._stop_draining(now)
-        ends = [e for e in self._entries.values() if e.leases and blocked.isdisjoint(e.leases.values())]
-        self._draining = min(ends, key=lambda e: e.granted_last, default=None)
-        return commands
+    def _start_draining(self) -> None:
+        """If the first in the queue was overtaken too often, let a model run dry: of those that can, the one granted longest ago."""
+        if next(iter(self._queue.values())).overtaken >= OVERTAKES_MAX:
+            blocked = self._blocked_owners()
+            ends = [e for e in self._entries.values() if e.leases and blocked.isdisjoint(e.leases.values())]
+            self._draining = min(ends, key=lambda e: e.granted_last, default=None)
 
     def _stop_draining(self, now: float) -> list[Command]:
         entry, self._draining = self._draining, None
@@ -328,8 +331,7 @@ class ModelCache:
 
     def _blocked_owners(self) -> set[Hashable]:
         """Owners that wait for room, and so release nothing until they get it."""
-        waiting = [*self._queue.values(), *([self._draining] if self._draining else [])]
-        return {owner for entry in waiting for owner in entry.waiters.values()} - {None}
+        return {owner for entry in self._queue.values() for owner in entry.waiters.values()} - {None}
 
     def _deadlocked(self) -> int | None:
         """The acquire to reject, the newest of a lessee, when all room is held by owners that wait for room."""
@@ -343,8 +345,8 @@ class ModelCache:
                 if blocked.isdisjoint(owners):
                     return None
                 lessees |= owners
-        waiting = [*self._queue.values(), *([self._draining] if self._draining else [])]
-        return max((t for e in waiting for t, owner in e.waiters.items() if owner in lessees & blocked), default=None)
+        stuck = lessees & blocked
+        return max((t for e in self._queue.values() for t, owner in e.waiters.items() if owner in stuck), default=None)
 
     def _move(self, entry: _Entry, to: Phase | None) -> None:
         """The only place where a phase changes, with all that is counted by phase."""

@@ -1,7 +1,6 @@
 """The replicas of a deployment as one router sees them, and the best of them for a model."""
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from modelplex.core import rendezvous
 from modelplex.core.estimates import Estimates, rest_s
@@ -68,15 +67,15 @@ class Fleet:
         if not model_id:
             return self._least_busy()
         holders = self._scored_holders(model_id)
-        scores = [(self._holder_s(v, model_id, now), v.slots.own + v.slots.others, v.replica_id) for v in holders]
+        scores = [(self._holder_s(v, model_id, now), -v.slots.free, v.replica_id) for v in holders]
         if not scores:
-            return min(self._others(model_id), key=lambda v: self._absent_s(v, model_id, now), default=None)
+            return min(self._others(model_id, self.views), key=lambda v: self._absent_s(v, model_id, now), default=None)
         wait_s, _, best_id = min(scores)
         best = self.views[best_id]
         if best.slots.free or wait_s <= MARGIN_S:
             return best
-        others = [v for v in self._others(model_id) if v.slots.free and model_id not in v.models]
-        other = min(others, key=lambda v: self._absent_s(v, model_id, now), default=None)
+        idle = [replica_id for replica_id, v in self.views.items() if v.slots.free and model_id not in v.models]
+        other = min(self._others(model_id, idle), key=lambda v: self._absent_s(v, model_id, now), default=None)
         return best if other is None or wait_s <= self._absent_s(other, model_id, now) else other
 
     def patience_s(self, model_id: str) -> float:
@@ -87,10 +86,10 @@ class Fleet:
         """The replica with the most free slots; among equals, the one that was sent to longest ago."""
         return max(self.views.values(), key=lambda v: (v.slots.free / v.slots.limit, -v.sent_last), default=None)
 
-    def _others(self, model_id: str) -> list[ReplicaView]:
-        """The replicas to weigh for a model that has to be loaded: with room if any has, in rendezvous order."""
-        roomy = [replica_id for replica_id, view in self.views.items() if view.has_room]
-        return [self.views[r] for r in rendezvous.first(model_id, roomy or self.views, OTHERS_SCORED)]
+    def _others(self, model_id: str, replica_ids: Collection[str]) -> list[ReplicaView]:
+        """Those of the replicas to weigh for loading the model: with room if any has, in rendezvous order."""
+        roomy = [replica_id for replica_id in replica_ids if self.views[replica_id].has_room]
+        return [self.views[r] for r in rendezvous.first(model_id, roomy or replica_ids, OTHERS_SCORED)]
 
     def _holder_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds until the request would begin with its model, on a replica that holds or loads it."""
@@ -122,5 +121,7 @@ class Fleet:
             return 0.0
         return rest_s(self.estimates.load_s(model_id), view.load_elapsed_s(model_id, now))
 
-    def _scored_holders(self, model_id: str) -> Iterable[ReplicaView]:
-        return itertools.islice(self._holders.get(model_id, {}).values(), HOLDERS_SCORED)
+    def _scored_holders(self, model_id: str) -> list[ReplicaView]:
+        """The holders to weigh: those with a free slot before the others, or some would never get a request."""
+        holders = self._holders.get(model_id, {}).values()
+        return sorted(holders, key=lambda v: not v.slots.free)[:HOLDERS_SCORED]

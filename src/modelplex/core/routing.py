@@ -166,26 +166,24 @@ class Router:
         for model_id in loading:
             view.told_loading(model_id, now)
         self._fleet.join(view)
-        return self._replace_line(None, now) + self._serve(view, now)
+        return self._place_all(self._withdraw_line(None), now) + self._serve(view, now)
 
     def replica_retiring(self, replica_id: str, now: float) -> list[Command]:
         """A replica takes no new requests; what runs there may end."""
-        self._fleet.leave(replica_id)
-        return self._replace_line(replica_id, now)
+        return self._place_all(self._strand(replica_id), now)
 
     def replica_down(self, replica_id: str, now: float) -> list[Command]:
         """A replica is gone. What ran there goes elsewhere, unless its answer had begun or it was tried too often."""
-        if replica_id in self._fleet.views:
-            self._fleet.leave(replica_id)
         commands: list[Command] = []
+        stranded = self._strand(replica_id)
         for flight in [f for f in self._flights.values() if f.view.replica_id == replica_id]:
             self._land(flight)
             flight.pending.losses += 1
             if flight.answered or flight.pending.losses >= LOSSES_MAX:
                 commands.append(Reject(flight.pending.number, Why.REPLICA_LOST))
             else:
-                commands += self._place(flight.pending, now)
-        return commands + self._replace_line(replica_id, now)
+                stranded.append(flight.pending)
+        return commands + self._place_all(stranded, now)
 
     def model_loading(self, replica_id: str, model_id: str, room: int | None, now: float) -> list[Command]:
         if (view := self._fleet.views.get(replica_id)) is not None:
@@ -231,8 +229,10 @@ class Router:
         view = self._fleet.choose(pending.model_id, now)
         if view is not None and view.slots.free:
             return [self._send(pending, view, now)]
-        if view is None or not pending.model_id:
+        if view is None:
             self._waiting.add(pending, None, now + self._no_replica_wait_s)
+        elif not pending.model_id:
+            self._waiting.add(pending, None, None)
         else:
             self._fleet.book(view, pending.model_id)
             view.queued += 1
@@ -243,13 +243,29 @@ class Router:
         self._withdraw(pending)
         return self._place(pending, now)
 
+    def _place_all(self, homeless: Iterable[Pending], now: float) -> list[Command]:
+        """Place requests that wait nowhere and run nowhere, in the order of their arrival."""
+        commands: list[Command] = []
+        for pending in sorted(homeless, key=lambda p: p.number):
+            commands += self._place(pending, now)
+        return commands
+
     # Bookkeeping
 
-    def _replace_line(self, line: str | None, now: float) -> list[Command]:
-        commands: list[Command] = []
-        for pending in self._waiting.all_in(line):
-            commands += self._replace(pending, now)
-        return commands
+    def _strand(self, replica_id: str) -> list[Pending]:
+        """Choose the replica no more, and take out those who now wait for something else."""
+        if replica_id not in self._fleet.views:
+            return []
+        self._fleet.leave(replica_id)
+        # Without any replica, the common line waits no longer for a slot but for a replica, and from now on.
+        common = [] if self._fleet.views else self._withdraw_line(None)
+        return self._withdraw_line(replica_id) + common
+
+    def _withdraw_line(self, line: str | None) -> list[Pending]:
+        waiting = self._waiting.all_in(line)
+        for pending in waiting:
+            self._withdraw(pending)
+        return waiting
 
     def _serve(self, view: ReplicaView, now: float) -> list[Command]:
         """Fill the free slots of a replica from those who wait."""

@@ -1,0 +1,139 @@
+"""Who is running: the request and the replica that the current code works for, and the process's way to call others."""
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modelplex.errors import NotInReplicaError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from modelplex.multiplex import Loader
+
+
+@dataclass(slots=True, eq=False)
+class RequestContext:
+    """One request that runs on a replica.
+
+    Attributes:
+        leases: ends of the leases that it holds, called when it ends.
+        start: how it met its first model (`warm`, `cold`, `joined`); empty while it has used none.
+        load_s: seconds that it waited for models.
+        ended: a lease that is granted after this is given back at once.
+    """
+
+    request_id: str
+    app_name: str
+    route: str
+    method_name: str
+    model_id: str = ""
+    leases: list[Callable[[], None]] = field(default_factory=list)
+    start: str = ""
+    load_s: float = 0.0
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaContext:
+    """What `serve.get_replica_context` answers.
+
+    Attributes:
+        app_name: the application.
+        deployment: the deployment's name.
+        replica_tag: the replica's own part of its name.
+        replica_id: the whole name, `app_deployment#tag`.
+        servable_object: the instance of the user's class, or the user's function; None during construction.
+    """
+
+    app_name: str
+    deployment: str
+    replica_tag: str
+    servable_object: Any = None
+
+    @property
+    def replica_id(self) -> str:
+        return f"{self.app_name}_{self.deployment}#{self.replica_tag}"
+
+
+class ReplicaScope(Protocol):
+    """The replica as user code's side sees it."""
+
+    @property
+    def context(self) -> ReplicaContext: ...
+
+    def get_model(self, loader: "Loader", owner: object, model_id: str) -> Awaitable[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a deployment's method by a handle."""
+
+    app_name: str
+    deployment: str
+    method_name: str
+    model_id: str
+    request_id: str
+    route: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Caller(Protocol):
+    """A process's way to call deployments, on the event loop that carries its links."""
+
+    @property
+    def loop(self) -> "AbstractEventLoop": ...
+
+    async def call(self, call: Call) -> Any: ...
+
+    def ingress(self, app_name: str) -> str | None: ...
+
+    def has_deployment(self, app_name: str, deployment: str) -> bool: ...
+
+
+_request: ContextVar[RequestContext | None] = ContextVar("modelplex_request", default=None)
+_replica: ContextVar[ReplicaScope | None] = ContextVar("modelplex_replica", default=None)
+_caller: Caller | None = None
+
+
+def request() -> RequestContext | None:
+    return _request.get()
+
+
+def set_request(value: RequestContext | None) -> None:
+    _request.set(value)
+
+
+def replica() -> ReplicaScope:
+    scope = _replica.get()
+    if scope is None:
+        raise NotInReplicaError("This works only inside of a replica: in a deployment's code, while it serves.")
+    return scope
+
+
+def set_replica(value: ReplicaScope | None) -> None:
+    _replica.set(value)
+
+
+def caller() -> Caller:
+    if _caller is None:
+        raise NotInReplicaError("Nothing is served by this process: call serve.run first.")
+    return _caller
+
+
+def set_caller(value: Caller | None) -> None:
+    global _caller
+    _caller = value
+
+
+def get_multiplexed_model_id() -> str:
+    """The id of the model that the current request names, or an empty string if it names none. Never raises."""
+    current = _request.get()
+    return current.model_id if current is not None else ""
+
+
+def get_replica_context() -> ReplicaContext:
+    """The replica that the current code runs in. Raises `NotInReplicaError` outside of one."""
+    return replica().context

@@ -1,0 +1,161 @@
+"""The controller inside of a user's program: an event loop in a thread, started by the first `serve.run`."""
+
+import asyncio
+import atexit
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelplex import config, context, errors
+from modelplex.config import HTTPOptions
+from modelplex.deployment import Node
+from modelplex.observe import logs
+from modelplex.runtime.controller import Controller
+from modelplex.runtime.directory import Directory
+from modelplex.runtime.engine import Engine
+from modelplex.status import ServeStatus
+
+T = TypeVar("T")
+
+
+class Driver:
+    """Runs a controller in a thread, and answers from any other thread.
+
+    Args:
+        engine: a name of `config.ENGINES`.
+        http: where to serve HTTP; None for handles alone.
+        log_dir: where replicas write their logs; a new folder unless given.
+    """
+
+    def __init__(self, engine: str, http: HTTPOptions | None, log_dir: str | None = None) -> None:
+        self.log_dir = log_dir if log_dir is not None else _new_log_dir()
+        self.http = http
+        self.listener = None if http is None else _listen(http)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
+        self._thread.start()
+        self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
+        self._controller, self._directory = self._do(self._make(engine))
+
+    @property
+    def address(self) -> str:
+        """The URL that is served, or an empty string."""
+        if self.listener is None:
+            return ""
+        host, port = self.listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def deploy(self, name: str, nodes: list[Node], route_prefix: str | None) -> str:
+        """Run an application; answers its ingress deployment's name when it is ready."""
+        self._do(self._controller.deploy(name, nodes, route_prefix))
+        return nodes[-1].deployment.name
+
+    def delete(self, name: str) -> None:
+        self._do(self._controller.delete(name))
+
+    def status(self) -> ServeStatus:
+        async def status() -> ServeStatus:
+            return self._controller.status()
+
+        return self._do(status())
+
+    def stop(self) -> None:
+        """End every process, and the thread."""
+        self._do(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._handler.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    async def _make(self, engine_name: str) -> tuple[Controller, Directory]:
+        engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir)
+        directory = Directory(engine.connect)
+        context.set_caller(directory)
+        controller = Controller(engine, directory)
+        if self.http is not None and self.listener is not None:
+            controller.start_proxies(self.http, self.listener)
+        return controller, directory
+
+    async def _stop(self) -> None:
+        await self._controller.stop()
+        await self._directory.close()
+        context.set_caller(None)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on the loop; a KeyboardInterrupt while waiting cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+_driver: Driver | None = None
+
+
+def start(engine: str, http: HTTPOptions | None) -> Driver:
+    """The program's driver, started if there is none."""
+    global _driver
+    if _driver is None:
+        _driver = Driver(engine, http)
+        atexit.register(shutdown)
+    return _driver
+
+
+def current() -> Driver | None:
+    return _driver
+
+
+def shutdown() -> None:
+    """Stop everything. Nothing happens if nothing runs."""
+    global _driver
+    driver, _driver = _driver, None
+    if driver is not None:
+        driver.stop()
+
+
+def wait_for_signal() -> None:
+    """Block the main thread until Ctrl-C or SIGTERM. A second such signal finds the system's own handlers."""
+    reader, writer = os.pipe()
+
+    def asked(number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.write(writer, b"!")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, asked)
+    os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+
+
+def _new_log_dir() -> str:
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return str(Path(tempfile.gettempdir()) / f"modelplex-logs-{os.getuid()}" / f"{stamp}-{os.getpid()}")
+
+
+def _listen(http: HTTPOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((http.host, http.port))
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        listener.close()
+        raise errors.DeploymentFailedError(f"Cannot listen on {http.host}:{http.port}: {error.strerror}.") from error
+    return listener

@@ -1,0 +1,85 @@
+"""Everything in this process, on one event loop: for unit tests and notebooks."""
+
+import asyncio
+import socket
+
+from modelplex import errors
+from modelplex.config import HTTPOptions
+from modelplex.runtime import payload
+from modelplex.runtime.link import Connect, Link, MemoryLink, Receiver
+from modelplex.runtime.replica import Replica, ReplicaSpec, failure
+from modelplex.wire import messages
+from modelplex.wire.messages import Message
+
+
+class InlineProcess:
+    """A replica that runs on this loop (`engine.Process`)."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[str] = loop.create_future()
+        self.exited: asyncio.Future[str] = loop.create_future()
+        self.replica = Replica(spec)
+        self._links: list[MemoryLink] = []
+        self._life = loop.create_task(self._live())
+        self._stop: asyncio.Future[float] = loop.create_future()
+
+    async def _live(self) -> None:
+        try:
+            await self.replica.start()
+        except Exception as error:  # noqa: BLE001 - a constructor of the user's may raise anything
+            self.started.set_exception(failure(error))
+            self.started.exception()
+            self.exited.set_result("could not start")
+            return
+        self.started.set_result(self.replica.context.replica_id)
+        await self.replica.stop(await self._stop)
+        self.exited.set_result("was stopped")
+
+    def link(self, receiver: Receiver) -> Link:
+        ours, theirs = MemoryLink.pair(receiver, self.replica)
+        self._links.append(theirs)
+        return ours
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, messages.Stop) and not self._stop.done():
+            self._stop.set_result(message.timeout_s)
+
+    def kill(self) -> None:
+        """As a real kill would: its links break at once, and nothing of it runs on."""
+        if self.exited.done():
+            return
+        self._life.cancel()
+        for link in self._links:
+            link.close()
+        self.exited.set_result("was killed")
+
+
+class InlineEngine:
+    """Starts replicas on the running loop; it has no proxies."""
+
+    def __init__(self, log_dir: str = "") -> None:
+        self._processes: dict[str, InlineProcess] = {}
+
+    @property
+    def connect(self) -> Connect:
+        return self._connect
+
+    async def start_replica(self, spec: ReplicaSpec) -> InlineProcess:
+        # What is bound is copied for each replica, as it is when it goes to another process.
+        definition = payload.loads(payload.dumps(spec.definition))
+        process = InlineProcess(ReplicaSpec(spec.app_name, spec.tag, spec.config, definition))
+        self._processes[process.replica.context.replica_id] = process
+        return process
+
+    async def start_proxy(self, options: HTTPOptions, listener: socket.socket) -> InlineProcess:
+        raise errors.ModelplexError("The inline engine serves no HTTP; use its handles.")
+
+    async def _connect(self, address: str, receiver: Receiver) -> Link:
+        process = self._processes.get(address)
+        if process is None or process.exited.done():
+            raise ConnectionRefusedError(f"no replica {address}")
+        return process.link(receiver)
+
+    async def close(self) -> None:
+        self._processes.clear()

@@ -1,0 +1,124 @@
+"""Child processes on this machine, linked by Unix sockets."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from modelplex import errors
+from modelplex.config import HTTPOptions
+from modelplex.runtime import payload
+from modelplex.runtime.link import Connect, Link, SocketLink, connect_unix
+from modelplex.runtime.process import ProxySpec
+from modelplex.runtime.replica import ReplicaSpec
+from modelplex.wire import messages
+from modelplex.wire.framing import CHUNK_BYTES
+from modelplex.wire.messages import Message
+
+
+class LocalProcess:
+    """One child, with its control channel (`engine.Process`)."""
+
+    def __init__(self, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[str] = loop.create_future()
+        self.exited: asyncio.Future[str] = loop.create_future()
+        self.pid = 0
+        self._address = address
+        self._child: asyncio.subprocess.Process | None = None
+        self._link: Link | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def spawn(self, setup: messages.Setup, spec: object, pass_fds: tuple[int, ...]) -> None:
+        """Start the child and tell it what it is."""
+        data = payload.dumps(spec)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A process group of its own: Ctrl-C in a terminal reaches the controller, which ends its children in order.
+            self._child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "modelplex.runtime", str(theirs.fileno()), self._address),
+                pass_fds=(theirs.fileno(), *pass_fds),
+                stdin=asyncio.subprocess.DEVNULL,
+                process_group=0,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        self.pid = self._child.pid
+        _, self._link = await asyncio.get_running_loop().create_unix_connection(lambda: SocketLink(self), sock=ours)
+        self._link.send(setup)
+        for at in range(0, len(data), CHUNK_BYTES):
+            self._link.send(messages.Chunk(0, at + CHUNK_BYTES < len(data)), data[at : at + CHUNK_BYTES])
+        self._watch = asyncio.create_task(self._watch_child(self._child))
+
+    def send(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    def kill(self) -> None:
+        if self._child is not None and self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+
+    async def _watch_child(self, child: asyncio.subprocess.Process) -> None:
+        code = await child.wait()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        if self._link is not None:
+            self._link.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._address)
+        if not self.started.done():
+            self.started.set_exception(errors.DeploymentFailedError(f"the process was {how} before it was ready"))
+            self.started.exception()  # it may be that nobody waits any more
+        self.exited.set_result(how)
+
+    # link.Receiver
+
+    def received(self, link: Link, message: Message, body: bytes) -> None:
+        match message:
+            case messages.Ready(address) if not self.started.done():
+                self.started.set_result(address)
+            case messages.StartFailed(text) if not self.started.done():
+                self.started.set_exception(errors.DeploymentFailedError(text))
+                self.started.exception()
+
+    def lost(self, link: Link) -> None:
+        """The child is ending, or has; its exit says so."""
+
+
+class LocalEngine:
+    """Starts children of this process.
+
+    Args:
+        log_dir: each replica writes a log file there.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        self._log_dir = log_dir
+        # Short, since a Unix socket's path has at most about a hundred characters; readable by this user alone.
+        self._folder = tempfile.mkdtemp(prefix="modelplex-")
+
+    @property
+    def connect(self) -> Connect:
+        return connect_unix
+
+    async def start_replica(self, spec: ReplicaSpec) -> LocalProcess:
+        return await self._start(spec.tag, spec, ())
+
+    async def start_proxy(self, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
+        tag = secrets.token_hex(3)
+        fd = listener.fileno()
+        return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,))
+
+    async def _start(self, name: str, spec: object, pass_fds: tuple[int, ...]) -> LocalProcess:
+        process = LocalProcess(str(Path(self._folder) / f"{name}.sock"))
+        setup = messages.Setup(sys_path=list(sys.path), log_dir=self._log_dir)
+        await process.spawn(setup, spec, pass_fds)
+        return process
+
+    async def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""Everything that can go wrong, as one tree.
+
+Each error says whose fault it is, which HTTP status tells a client so, and, where waiting helps, for how long. All are
+made from a message and travel between processes as their name, message and `retry_after_s`.
+"""
+
+from enum import Enum
+from typing import ClassVar
+
+
+class Fault(Enum):
+    """Who has to change something for the error to go away."""
+
+    CLIENT = "client"
+    USER_CODE = "user code"
+    SERVER = "server"
+    LOAD = "load"  # nobody: there is too much to do at the moment
+
+
+class ModelplexError(Exception):
+    """The root of the tree.
+
+    Args:
+        message: what is wrong and what would be right.
+        retry_after_s: seconds after which it is worth trying again; None where waiting does not help.
+    """
+
+    status: ClassVar[int] = 500
+    fault: ClassVar[Fault] = Fault.SERVER
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidModelIdError(ModelplexError, ValueError):
+    """The model id is empty, too long, or has characters that an id may not have."""
+
+    status = 400
+    fault = Fault.CLIENT
+
+
+class RouteNotFoundError(ModelplexError):
+    """No application is served under this path."""
+
+    status = 404
+    fault = Fault.CLIENT
+
+
+class BodyTooLargeError(ModelplexError):
+    """The request's body is larger than the server takes."""
+
+    status = 413
+    fault = Fault.CLIENT
+
+
+class RequestCancelledError(ModelplexError):
+    """The request was cancelled by whoever made it."""
+
+    status = 499
+    fault = Fault.CLIENT
+
+
+class UserCodeError(ModelplexError):
+    """The deployment's own code raised an exception; its log has the traceback."""
+
+    fault = Fault.USER_CODE
+
+
+class NotInReplicaError(ModelplexError, RuntimeError):
+    """Something that only works inside of a replica was used outside."""
+
+    fault = Fault.USER_CODE
+
+
+class DeploymentFailedError(ModelplexError, RuntimeError):
+    """An application could not be started."""
+
+    fault = Fault.USER_CODE
+
+
+class ModelLoadError(ModelplexError):
+    """The loader of a model raised an exception."""
+
+    fault = Fault.USER_CODE
+
+
+class ModelUnavailableError(ModelLoadError):
+    """The model's load failed a short while ago and is not tried again yet."""
+
+    status = 503
+
+
+class OvercommittedError(ModelplexError):
+    """Requests wait for room in a replica that only they themselves could make."""
+
+    fault = Fault.USER_CODE
+
+
+class BackPressureError(ModelplexError):
+    """The deployment's queue (`max_queued_requests`) is full."""
+
+    status = 503
+    fault = Fault.LOAD
+
+
+class DeploymentUnavailableError(ModelplexError):
+    """The deployment has no replica that runs."""
+
+    status = 503
+
+
+class ReplicaLostError(ModelplexError):
+    """The replica died while it answered."""
+
+    status = 502
+
+
+class RequestTimeoutError(ModelplexError, TimeoutError):
+    """The request was not answered within its time."""
+
+    status = 504
+
+
+class ProtocolError(ModelplexError):
+    """Two processes of Modelplex do not understand each other."""
+
+
+def _tree(root: type[ModelplexError]) -> dict[str, type[ModelplexError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+def from_wire(name: str, message: str, retry_after_s: float | None) -> ModelplexError:
+    """The error that another process told us about."""
+    return _tree(ModelplexError).get(name, ModelplexError)(message, retry_after_s=retry_after_s)

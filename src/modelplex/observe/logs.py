@@ -1,0 +1,100 @@
+"""Log lines, to the console and a file, written by a thread so that the request path only puts a record on a queue.
+
+A line: level, time, deployment, replica, request id, route, application, file:line - message; "-" where there is none.
+"""
+
+import logging
+import queue
+import re
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from modelplex import context
+
+# Records on the queue at a time. When the console or the disk cannot keep up, lines are dropped and counted, since the
+# alternative is to make requests wait for a terminal.
+RECORDS_MAX = 20_000
+
+
+class LineFormatter(logging.Formatter):
+    """Formats as said above.
+
+    Args:
+        component: the deployment as `application_deployment`, or the kind of process.
+        process_name: the replica, or the process.
+    """
+
+    def __init__(self, component: str, process_name: str) -> None:
+        super().__init__(
+            f"%(levelname)s %(asctime)s {component} {process_name} "
+            "%(request_id)s %(route)s %(app_name)s %(filename)s:%(lineno)d - %(message)s"
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        request: context.RequestContext | None = getattr(record, "request", None)
+        record.request_id = request.request_id if request is not None else "-"
+        record.route = request.route or "-" if request is not None else "-"
+        record.app_name = request.app_name if request is not None else "-"
+        return super().format(record)
+
+
+class QueueHandler(logging.Handler):
+    """Puts records on a queue, from which a thread writes them to streams."""
+
+    def __init__(self, formatter: logging.Formatter, streams: list[IO[str]]) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.dropped = 0
+        self._streams = streams
+        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="modelplex-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._queue.qsize() >= RECORDS_MAX:
+            self.dropped += 1
+            return
+        record.request = context.request()
+        self._queue.put(record)
+
+    def close(self) -> None:
+        """Write what is on the queue, within a second, and end."""
+        self._queue.put(None)
+        self._thread.join(timeout=1.0)
+        super().close()
+
+    def _write(self) -> None:
+        while (record := self._queue.get()) is not None:
+            text = self.format(record) + "\n"
+            if self.dropped and self._queue.empty():
+                dropped, self.dropped = self.dropped, 0
+                text += f"({dropped} lines were dropped here: they came faster than they could be written)\n"
+            for stream in list(self._streams):
+                try:
+                    stream.write(text)
+                    if self._queue.empty():
+                        stream.flush()
+                except (OSError, ValueError):
+                    self._streams.remove(stream)  # a closed console or a full disk must not end the rest
+
+
+def start(component: str, process_name: str, log_dir: str = "", *, logger: str = "") -> QueueHandler:
+    """Write this process's log from now on: all of it, or that of one logger. Close the handler at the end.
+
+    Args:
+        component, process_name: see `LineFormatter`.
+        log_dir: the file `<process_name>.log` is written in this folder; empty for the console alone.
+    """
+    streams: list[IO[str]] = [sys.stderr]
+    if log_dir:
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        path = Path(log_dir) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")
+        streams.append(path.open("a", encoding="utf-8"))
+    handler = QueueHandler(LineFormatter(component, process_name), streams)
+    target = logging.getLogger(logger)
+    target.addHandler(handler)
+    target.propagate = not logger
+    logging.getLogger("modelplex").setLevel(logging.INFO)
+    return handler

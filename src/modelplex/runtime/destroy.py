@@ -1,0 +1,46 @@
+"""The end of a model: its own `__del__`, plain or async, runs exactly once."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+# Models whose `__del__` has been run, until Python frees them. Keyed by id: a model need not be hashable, and a
+# reference from here would keep it alive.
+_destroyed: set[int] = set()
+
+
+async def destroy(model: object, threads: Executor) -> None:
+    """Run the model's `__del__` now (a plain one in a thread), and see that Python does not run it a second time.
+
+    A model whose class defines none is left to Python, which frees it with its last reference.
+    """
+    cls = type(model)
+    finalizer = getattr(cls, "__del__", None)
+    if not inspect.isfunction(finalizer):
+        return
+    original: Callable[[object], Any] | None = getattr(finalizer, "_modelplex_original", None)
+    if original is None:
+        original = finalizer
+        cls.__del__ = _skipping_destroyed(finalizer)  # type: ignore[attr-defined]
+    try:
+        if inspect.iscoroutinefunction(original):
+            await original(model)
+        else:
+            await asyncio.get_running_loop().run_in_executor(threads, original, model)
+    finally:
+        _destroyed.add(id(model))
+
+
+def _skipping_destroyed(finalizer: Callable[[object], Any]) -> Callable[[object], Any]:
+    @functools.wraps(finalizer)
+    def once(self: object) -> Any:
+        if id(self) in _destroyed:
+            _destroyed.discard(id(self))
+            return None
+        return finalizer(self)
+
+    once._modelplex_original = finalizer  # type: ignore[attr-defined]
+    return once

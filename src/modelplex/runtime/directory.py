@@ -1,0 +1,86 @@
+"""Everything that a process can call: the controller's table, and a router for each deployment that is used."""
+
+import asyncio
+from typing import Any
+
+from modelplex import errors
+from modelplex.context import Call
+from modelplex.runtime import payload
+from modelplex.runtime.link import Connect
+from modelplex.runtime.router import DeploymentRouter, Exchange
+from modelplex.runtime.streams import Upload
+from modelplex.wire.messages import AppInfo, Begin, DeploymentInfo, Table
+
+
+class Directory:
+    """Follows the table. It is the process's `context.Caller`, too."""
+
+    def __init__(self, connect: Connect) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._connect = connect
+        self._deployments: dict[tuple[str, str], DeploymentInfo] = {}
+        self._routers: dict[tuple[str, str], DeploymentRouter] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.apps: list[AppInfo] = []
+
+    def update(self, table: Table) -> None:
+        """This is what there is from now on."""
+        self.apps = table.apps
+        self._deployments = {(d.app_name, d.name): d for d in table.deployments}
+        for key in [key for key in self._routers if key not in self._deployments]:
+            task = self.loop.create_task(self._routers.pop(key).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        for key, router in self._routers.items():
+            router.update(self._deployments[key].replicas)
+
+    def ingress(self, app_name: str) -> str | None:
+        """The deployment that an application's requests go to; None if there is no such application."""
+        return next((app.ingress for app in self.apps if app.name == app_name), None)
+
+    def has_deployment(self, app_name: str, deployment: str) -> bool:
+        return (app_name, deployment) in self._deployments
+
+    def router(self, app_name: str, deployment: str) -> DeploymentRouter:
+        """The router to a deployment. Raises `DeploymentUnavailableError` if there is no such deployment."""
+        key = (app_name, deployment)
+        if key not in self._routers:
+            info = self._deployments.get(key)
+            if info is None:
+                raise errors.DeploymentUnavailableError(
+                    f"There is no deployment {deployment} in application {app_name}."
+                )
+            self._routers[key] = DeploymentRouter(f"{app_name}_{deployment}", info.max_queued_requests, self._connect)
+            self._routers[key].update(info.replicas)
+        return self._routers[key]
+
+    async def call(self, call: Call) -> Any:
+        """Call a method and return what it returns, or raise what it raises."""
+        router = self.router(call.app_name, call.deployment)
+        begin = Begin(
+            stream=0,
+            request_id=call.request_id,
+            app_name=call.app_name,
+            route=call.route,
+            method_name=call.method_name,
+            model_id=call.model_id,
+            more=False,
+        )
+        exchange = router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))
+        try:
+            await exchange.answer
+            assert exchange.body is not None
+            return payload.loads(await exchange.body.read_all())
+        except errors.ModelplexError as error:
+            raise _as_raised(exchange, error) from error.__cause__
+        finally:
+            router.cancel(exchange)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(router.close() for router in self._routers.values()), *self._closing)
+        self._routers.clear()
+
+
+def _as_raised(exchange: Exchange, error: errors.ModelplexError) -> BaseException:
+    """The exception that the user's code raised in the replica, if it could travel; else ours that tells of it."""
+    return payload.loads_exception(exchange.failure_body) if exchange.failure_body else error

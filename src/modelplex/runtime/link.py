@@ -1,0 +1,130 @@
+"""One connection between two processes, as messages; and its stand-in inside of one process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
+
+from modelplex.errors import ProtocolError
+from modelplex.wire import framing, messages
+from modelplex.wire.messages import Message
+
+
+class Receiver(Protocol):
+    """Whoever is at this end of a link."""
+
+    def received(self, link: "Link", message: Message, body: bytes) -> None: ...
+
+    def lost(self, link: "Link") -> None:
+        """The link is gone, by either side's will or by accident. Called once."""
+
+
+class Link(Protocol):
+    """Sends messages, in order, to the other end."""
+
+    def send(self, message: Message, body: bytes | memoryview = b"") -> None:
+        """Send, or do nothing if the link is gone: its receiver is told so by `lost`."""
+
+    async def flushed(self, timeout_s: float) -> None:
+        """Return when all that was sent has left this process, or after the time-out."""
+
+    def close(self) -> None: ...
+
+
+# Opens a link to a replica's address.
+Connect = Callable[[str, Receiver], Awaitable[Link]]
+
+
+class SocketLink(asyncio.Protocol):
+    """A link over a stream socket."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._reader = framing.FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def send(self, message: Message, body: bytes | memoryview = b"") -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        head = framing.prefix(messages.encode(message), len(body))
+        if body:
+            transport.writelines([head, body])
+        else:
+            transport.write(head)
+
+    async def flushed(self, timeout_s: float) -> None:
+        # uvloop writes at the end of the loop's turn, asyncio at once; in either, what a full socket did not take stays
+        # in the buffer.
+        await asyncio.sleep(0)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._transport is not None and self._transport.get_write_buffer_size():
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for head, body in self._reader.feed(data):
+                self._receiver.received(self, messages.decode(head), body)
+        except ProtocolError:
+            # A peer that does not speak the protocol gets no answer; its own side reports the loss.
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._receiver.lost(self)
+
+
+class MemoryLink:
+    """One end of a link whose ends are in the same process, on the same event loop."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._peer: MemoryLink | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    def pair(cls, one: Receiver, other: Receiver) -> tuple["MemoryLink", "MemoryLink"]:
+        """The two ends, each with its receiver."""
+        ends = cls(one), cls(other)
+        ends[0]._peer, ends[1]._peer = ends[1], ends[0]
+        return ends
+
+    def send(self, message: Message, body: bytes | memoryview = b"") -> None:
+        if self._peer is not None:
+            self._loop.call_soon(self._peer._receive, message, bytes(body))
+
+    async def flushed(self, timeout_s: float) -> None:
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Both ends are lost, after what was sent has arrived."""
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            self._loop.call_soon(self._receiver.lost, self)
+            self._loop.call_soon(peer._lose)
+
+    def _receive(self, message: Message, body: bytes) -> None:
+        self._receiver.received(self, message, body)
+
+    def _lose(self) -> None:
+        if self._peer is not None:
+            self._peer = None
+            self._receiver.lost(self)
+
+
+async def connect_unix(address: str, receiver: Receiver) -> Link:
+    """A link to a Unix socket. Raises OSError if nobody listens there."""
+    loop = asyncio.get_running_loop()
+    _, link = await loop.create_unix_connection(lambda: SocketLink(receiver), address)
+    return link

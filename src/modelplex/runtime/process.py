@@ -1,0 +1,210 @@
+"""A process that the local engine starts: a replica or a proxy, from its first instruction to its last.
+
+The control channel is a socket whose other end the controller holds. When that end closes, by its will or by its death,
+the process ends too, so that nothing is ever left behind.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelplex import context
+from modelplex.config import HTTPOptions
+from modelplex.observe import logs
+from modelplex.runtime.directory import Directory
+from modelplex.runtime.link import Link, SocketLink, connect_unix
+from modelplex.runtime.streams import Incoming
+from modelplex.wire import messages
+from modelplex.wire.messages import Message, Setup, Table
+
+if TYPE_CHECKING:
+    from modelplex.runtime.replica import ReplicaSpec
+
+# What a process may take to end when the controller has died: long enough for most requests, short enough for nobody to
+# wonder what is still running.
+ORPHAN_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class ProxySpec:
+    """What a proxy is to serve, and on which inherited socket."""
+
+    options: HTTPOptions
+    listener_fd: int
+    tag: str
+
+
+class Control:
+    """This end of the control channel."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.setup: asyncio.Future[Setup] = loop.create_future()
+        self.stop: asyncio.Future[float] = loop.create_future()
+        self.spec = Incoming(lambda size: None)
+        self.link: Link | None = None
+        self.orphaned = False
+        self._table: Table | None = None
+        self._follow: Callable[[Table], None] | None = None
+
+    def received(self, link: Link, message: Message, body: bytes) -> None:
+        match message:
+            case Setup():
+                self.setup.set_result(message)
+            case messages.Chunk(more=more):
+                self.spec.feed(body, more=more)
+            case Table():
+                self._table = message
+                if self._follow is not None:
+                    self._follow(message)
+            case messages.Stop(timeout_s) if not self.stop.done():
+                self.stop.set_result(timeout_s)
+
+    def lost(self, link: Link) -> None:
+        self.orphaned = True
+        if not self.setup.done():
+            self.setup.set_exception(EOFError())
+        self.spec.fail(EOFError())
+        self.end()
+
+    def end(self) -> None:
+        """End the process although the controller has not said so."""
+        if not self.stop.done():
+            self.stop.set_result(ORPHAN_TIMEOUT_S)
+
+    def follow(self, update: Callable[[Table], None]) -> None:
+        """Have the table, and each that replaces it, passed to this function."""
+        self._follow = update
+        if self._table is not None:
+            update(self._table)
+
+    def send(self, message: Message) -> None:
+        if self.link is not None:
+            self.link.send(message)
+
+
+async def _run(fd: int, address: str) -> None:
+    # Imported here, while the controller is still busy: both take their time.
+    from modelplex.runtime import payload
+
+    control = Control()
+    sock = socket.socket(fileno=fd)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, control.end)
+    _, link = await loop.create_unix_connection(lambda: SocketLink(control), sock=sock)
+    control.link = link
+    try:
+        setup = await control.setup
+        data = await control.spec.read_all()
+    except EOFError:
+        return  # the controller has changed its mind
+    sys.path[:] = setup.sys_path
+    try:
+        spec = payload.loads(data)
+    except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports
+        from modelplex.runtime.replica import failure
+
+        control.send(messages.StartFailed(str(failure(error))))
+        await link.flushed(1.0)
+        return
+    if isinstance(spec, ProxySpec):
+        await _run_proxy(spec, control)
+    else:
+        await _run_replica(spec, setup, address, control)
+    await link.flushed(1.0)
+    if control.orphaned:
+        _remove_folder(address)
+
+
+async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control: Control) -> None:
+    from modelplex.runtime.replica import Replica, failure
+
+    identity = spec.context
+    handler = logs.start(f"{identity.app_name}_{identity.deployment}", identity.replica_id, setup.log_dir)
+    directory = Directory(connect_unix)
+    context.set_caller(directory)
+    control.follow(directory.update)
+    replica = Replica(spec)
+    try:
+        await replica.start()
+    except Exception as error:  # noqa: BLE001 - a constructor of the user's may raise anything
+        control.send(messages.StartFailed(str(failure(error))))
+        handler.close()
+        return
+    server = await asyncio.get_running_loop().create_unix_server(lambda: SocketLink(replica), address)
+    try:
+        control.send(messages.Ready(address))
+        timeout_s = await control.stop
+        server.close()
+        await replica.stop(timeout_s)
+        await directory.close()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        handler.close()
+
+
+async def _run_proxy(spec: ProxySpec, control: Control) -> None:
+    from modelplex.runtime.http_server import HTTPServer, serve
+    from modelplex.runtime.proxy import Proxy
+
+    handler = logs.start("proxy", f"proxy#{spec.tag}")
+    directory = Directory(connect_unix)
+    listener = socket.socket(fileno=spec.listener_fd)
+    routed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def update(table: Table) -> None:
+        directory.update(table)
+        if table.apps and not routed.done():
+            routed.set_result(None)
+
+    control.follow(update)
+    first: list[asyncio.Future[Any]] = [routed, control.stop]
+    # Clients that come before there is any route wait in the listener's backlog, rather than be told 404.
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not control.stop.done():
+            server = HTTPServer(Proxy(directory, spec.options), spec.options, lambda: control.send(messages.Ready("")))
+            await serve(server, listener, control.stop)
+        await directory.close()
+    finally:
+        handler.close()
+
+
+def _end_with_controller(fd: int, address: str) -> None:
+    """In a thread of its own, since user code may block the event loop: end the process some time after the controller.
+
+    The event loop hears of the same event and ends in good order if it can.
+    """
+    poll = select.poll()
+    poll.register(fd, 0)  # a hang-up is always reported
+    poll.poll()
+    threading.Event().wait(2 * ORPHAN_TIMEOUT_S)
+    with contextlib.suppress(OSError):
+        os.unlink(address)
+    _remove_folder(address)
+    os._exit(1)
+
+
+def _remove_folder(address: str) -> None:
+    """Without the controller, the last process to end removes the folder of the sockets."""
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(address))
+
+
+def main() -> None:
+    """Entry of the process. Its arguments are the descriptor of the control channel and the path of its own socket."""
+    import uvloop
+
+    fd, address = int(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to act upon
+    threading.Thread(target=_end_with_controller, args=(os.dup(fd), address), daemon=True).start()
+    uvloop.run(_run(fd, address))

@@ -1,0 +1,215 @@
+"""A replica: the user's code, its models, and the links to the routers that send it requests."""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelplex import context, errors
+from modelplex.config import DeploymentConfig, check_model_id
+from modelplex.core.admission import Slots
+from modelplex.multiplex import Loader, loaders_of
+from modelplex.runtime.link import Link
+from modelplex.runtime.models import ModelHost
+from modelplex.runtime.servable import Definition, Servable
+from modelplex.runtime.serving import Serving
+from modelplex.wire import messages
+from modelplex.wire.messages import Message
+
+log = logging.getLogger(__name__)
+
+# Loads and destructors that run in threads at a time.
+MODEL_THREADS = 32
+
+# A router that does not take what it is sent must not hold up a load for longer.
+PUBLISH_TIMEOUT_S = 0.1
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """What a replica is to run, and as whom."""
+
+    app_name: str
+    tag: str
+    config: DeploymentConfig
+    definition: Definition
+
+    @property
+    def context(self) -> context.ReplicaContext:
+        return context.ReplicaContext(self.app_name, self.config.name, self.tag)
+
+
+class Replica:
+    """Answers requests on any number of links. `start` it before the first link comes, `stop` it once."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        self.context = spec.context
+        self.scope = self
+        self._spec = spec
+        self._slots = Slots(spec.config.max_ongoing_requests)
+        self._links: dict[Link, bool] = {}  # whether its router believes that the replica is full
+        self._servings: dict[tuple[Link, int], Serving] = {}
+        self._tasks: dict[Serving, asyncio.Task[None]] = {}
+        self._hosts: dict[tuple[Loader, int], ModelHost] = {}
+        self._retiring = False
+        self._threads = ThreadPoolExecutor(MODEL_THREADS, thread_name_prefix="modelplex-model")
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self) -> None:
+        """Construct the user's object. Raises whatever its constructor raises."""
+        context.set_replica(self)
+        self.servable = await Servable.construct(self._spec.definition, self._spec.config.max_ongoing_requests)
+        self.context = replace(self.context, servable_object=self.servable.instance)
+        # Known before the first request, so that routers hear at once how many models there is room for.
+        for loader in loaders_of(self.servable.instance):
+            self._host(loader, self.servable.instance)
+        for loader in list(Loader.standalone):
+            self._host(loader, None)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more requests, let those that run end within the time, then end the models and the user's object."""
+        self._retiring = True
+        self._broadcast(messages.Retiring())
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        while self._tasks:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        try:
+            await self.servable.destroy()
+        except Exception as error:  # the user's destructor may raise anything
+            log.error("%s failed to end: %r", self.context.replica_id, error, exc_info=error)
+        await asyncio.gather(*(host.close() for host in self._hosts.values()))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for link in list(self._links):
+            link.close()
+
+    # What user code asks of the replica (context.ReplicaScope)
+
+    async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
+        return await self._host(loader, owner).get(check_model_id(model_id), context.request())
+
+    def _host(self, loader: Loader, owner: object) -> ModelHost:
+        # The host keeps its owner alive, so the owner's id stays its own.
+        key = (loader, id(owner))
+        if key not in self._hosts:
+            self._hosts[key] = ModelHost(loader, owner, self._threads, self)
+        return self._hosts[key]
+
+    # What requests need (serving.Host)
+
+    @property
+    def ongoing(self) -> int:
+        return self._slots.own
+
+    def finished(self, serving: Serving) -> None:
+        self._slots.give_back()
+        for link, believes_full in self._links.items():
+            if believes_full and link is not serving.link:
+                self._links[link] = False
+                link.send(messages.Ongoing(self.ongoing))
+        # Its own router hears of it by the answer.
+        if serving.link in self._links:
+            self._links[serving.link] = False
+
+    # What routers say (link.Receiver)
+
+    def received(self, link: Link, message: Message, body: bytes) -> None:
+        match message:
+            case messages.Begin():
+                self._begin(link, message, body)
+            case messages.Chunk(stream, more):
+                if (serving := self._servings.get((link, stream))) is not None:
+                    serving.incoming.feed(body, more=more)
+            case messages.Credit(stream, size_bytes):
+                if (serving := self._servings.get((link, stream))) is not None:
+                    serving.outgoing.credit(size_bytes)
+            case messages.Cancel(stream):
+                self._cancel((link, stream))
+            case messages.Hello(version):
+                self._welcome(link, version)
+            case _:
+                link.close()
+
+    def lost(self, link: Link) -> None:
+        self._links.pop(link, None)
+        for key in [key for key in self._servings if key[0] is link]:
+            self._cancel(key)
+
+    def _welcome(self, link: Link, version: int) -> None:
+        hosts = self._hosts.values()
+        link.send(
+            messages.Welcome(
+                version=messages.VERSION,
+                replica_id=self.context.replica_id,
+                max_ongoing=self._slots.limit,
+                ongoing=self.ongoing,
+                room=self._room(),
+                loaded=list({m for h in hosts for m in h.cache.resident}),
+                loading=list({m for h in hosts for m in h.cache.loading}),
+            )
+        )
+        if version != messages.VERSION or self._retiring:
+            link.close()
+        else:
+            self._links[link] = not self._slots.free
+
+    def _begin(self, link: Link, begin: messages.Begin, body: bytes) -> None:
+        if link not in self._links:
+            link.close()
+            return
+        if self._retiring or not self._slots.take():
+            self._links[link] = True
+            link.send(messages.Refuse(begin.stream, self.ongoing))
+            return
+        serving = Serving(begin, body, link, self)
+        key = (link, begin.stream)
+        self._servings[key] = serving
+        task = self._loop.create_task(serving.run())
+        self._tasks[serving] = task
+        task.add_done_callback(lambda _: self._over(key, serving))
+
+    def _over(self, key: tuple[Link, int], serving: Serving) -> None:
+        del self._tasks[serving]
+        if self._servings.get(key) is serving:
+            del self._servings[key]
+
+    def _cancel(self, key: tuple[Link, int]) -> None:
+        serving = self._servings.pop(key, None)
+        if serving is not None and (task := self._tasks.get(serving)) is not None:
+            serving.outgoing.close()
+            task.cancel()
+
+    # What routers are told (models.Publisher)
+
+    def loading(self, model_id: str) -> None:
+        self._broadcast(messages.ModelLoading(model_id, self._room()))
+
+    def loaded(self, model_id: str, load_s: float) -> None:
+        self._broadcast(messages.ModelLoaded(model_id, self._room(), load_s))
+
+    def gone(self, model_id: str) -> None:
+        # Another loader of this replica may hold a model of the same id.
+        if not any(model_id in host.cache.resident for host in self._hosts.values()):
+            self._broadcast(messages.ModelGone(model_id, self._room()))
+
+    async def flushed(self) -> None:
+        await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._links))
+
+    def _broadcast(self, message: Message) -> None:
+        for link in list(self._links):
+            link.send(message)
+
+    def _room(self) -> int | None:
+        """How many models can be loaded without evicting one; with several loaders, by the fullest that is used."""
+        hosts = [h for h in self._hosts.values() if h.used] or list(self._hosts.values())
+        return min((room for h in hosts if (room := h.cache.room) is not None), default=None)
+
+
+def failure(error: BaseException) -> errors.DeploymentFailedError:
+    """Why a replica could not be started, with the traceback of the user's code."""
+    import traceback
+
+    return errors.DeploymentFailedError("".join(traceback.format_exception(error)).rstrip())

@@ -1,0 +1,95 @@
+"""The user's class or function inside of a replica: constructed once, called for each request, destroyed once."""
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from modelplex.runtime.destroy import destroy
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What to construct: a class with its arguments, or a function."""
+
+    func_or_class: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+
+
+class Servable:
+    """Calls the user's code: `async def` on the event loop, plain `def` in a thread.
+
+    Args:
+        instance: the user's object or function.
+        threads_max: plain functions that run at a time.
+    """
+
+    def __init__(self, instance: Any, threads_max: int) -> None:
+        self.instance = instance
+        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="modelplex-call")
+
+    @classmethod
+    async def construct(cls, definition: Definition, threads_max: int) -> "Servable":
+        """Runs on the event loop, since constructors make things that belong to one; `async def __init__` included."""
+        made = definition.func_or_class
+        if inspect.isclass(made):
+            args, kwargs = definition.args, definition.kwargs or {}
+            instance = made.__new__(made, *args, **kwargs) if made.__new__ is not object.__new__ else made.__new__(made)
+            result: Any = made.__init__(instance, *args, **kwargs)
+            if inspect.isawaitable(result):
+                await result
+            return cls(instance, threads_max)
+        if definition.args or definition.kwargs:
+            raise TypeError(f"The deployment is a function, {made.__name__}, so bind() takes no arguments.")
+        return cls(made, threads_max)
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """The method to call. Raises AttributeError with the names that there are."""
+        plain = name == "__call__" and inspect.isroutine(self.instance)
+        found: Callable[..., Any] | None = self.instance if plain else getattr(self.instance, name, None)
+        if callable(found):
+            return found
+        has = [n for n in dir(self.instance) if not n.startswith("_") and callable(getattr(self.instance, n, None))]
+        raise AttributeError(
+            f"The deployment has no method {name!r}; it has {', '.join(has) or 'none to call by name'}."
+        )
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """What the method returns; a generator of either kind is returned, not run."""
+        method = self.method(name)
+        if inspect.iscoroutinefunction(method):
+            return await method(*args, **kwargs)
+        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+            return method(*args, **kwargs)
+        result = await in_thread(self._threads, lambda: method(*args, **kwargs))
+        return await result if inspect.isawaitable(result) else result
+
+    async def call_http(self, request: Any) -> Any:
+        """What `__call__` answers to an HTTP request, which it gets if it takes an argument."""
+        takes = inspect.signature(self.method("__call__")).parameters
+        return await self.call("__call__", *([request] if takes else []))
+
+    async def destroy(self) -> None:
+        """Run the user's `__del__`, once."""
+        await destroy(self.instance, self._threads)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def in_thread(threads: Executor, call: Callable[[], Any]) -> Any:
+    """Run a call in a thread with this task's context. A cancellation takes effect when the thread has ended.
+
+    Threads cannot be stopped, and what the call uses (its slot, its models) must stay its own for as long as it runs.
+    """
+    copied = contextvars.copy_context()
+    future = asyncio.get_running_loop().run_in_executor(threads, copied.run, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise

@@ -1,0 +1,207 @@
+"""One request that runs on a replica, from its `Begin` to the last byte of its answer."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from modelplex import context, errors
+from modelplex.context import RequestContext
+from modelplex.runtime import payload
+from modelplex.runtime.answers import Headers, encode
+from modelplex.runtime.link import Link
+from modelplex.runtime.servable import Servable
+from modelplex.runtime.streams import Incoming, Outgoing
+from modelplex.wire import messages
+from modelplex.wire.framing import CHUNK_BYTES
+from modelplex.wire.messages import Answer, Begin, Fail
+
+log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """The replica, as far as one of its requests needs it."""
+
+    servable: Servable
+
+    @property
+    def scope(self) -> context.ReplicaScope: ...
+
+    @property
+    def ongoing(self) -> int:
+        """How many requests run on the replica."""
+
+    def finished(self, serving: "Serving") -> None:
+        """The request no longer needs its slot."""
+
+
+class Serving:
+    """Runs the user's code for one request and sends its answer."""
+
+    def __init__(self, begin: Begin, body: bytes, link: Link, host: Host) -> None:
+        self._begin = begin
+        self.link = link
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        stream = begin.stream
+        self.incoming = Incoming(lambda size: link.send(messages.Credit(stream, size)))
+        self.incoming.feed(body, more=begin.more)
+        self.outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(stream, more), data))
+        self._context = RequestContext(
+            begin.request_id, begin.app_name, begin.route, begin.method_name, model_id=begin.model_id
+        )
+        self._began = self._loop.time()
+        self._answered = False
+        self._body_read = False
+        self._has_background = False
+        self._start: Any = None
+        self._ended = False
+
+    async def run(self) -> None:
+        """Never raises but for cancellation: whatever the user's code does becomes an answer."""
+        context.set_request(self._context)
+        context.set_replica(self._host.scope)
+        log.info("Started executing request %s", self._begin.request_id)
+        outcome = "ERROR"
+        try:
+            await (self._call() if self._begin.http is None else self._answer_http(self._begin.http))
+            outcome = "OK"
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                outcome = "CANCELLED"
+                raise
+            self._fail_user_code(error)  # the user's code has cancelled something of its own
+        except errors.ModelplexError as error:
+            log.warning("Request %s failed: %s", self._begin.request_id, error)
+            self._fail(error, type(error).__name__, str(error), error.retry_after_s)
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            self._fail_user_code(error)
+        finally:
+            self._end()
+            elapsed_ms = (self._loop.time() - self._began) * 1e3
+            log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
+
+    def _end(self) -> None:
+        """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
+        if not self._ended:
+            self._ended = self._context.ended = True
+            for release in self._context.leases:
+                release()
+            self._context.leases.clear()
+            self._host.finished(self)
+
+    async def _call(self) -> None:
+        args, kwargs = payload.loads(await self.incoming.read_all())
+        value = await self._host.servable.call(self._begin.method_name, *args, **kwargs)
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError(f"{self._begin.method_name} is a generator, which a handle cannot call.")
+        data = payload.dumps(value)
+        self._end()
+        await self._answer(200, [], data)
+
+    async def _answer_http(self, head: messages.HTTPHead) -> None:
+        from starlette.requests import Request
+        from starlette.responses import Response
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "extensions": {},
+            "method": head.method,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query_string,
+            "root_path": head.root_path,
+            "scheme": head.scheme,
+            "http_version": head.http_version,
+            "headers": head.headers,
+            "client": head.client,
+            "server": head.server,
+        }
+        value = await self._host.servable.call_http(Request(scope, self._receive))
+        if isinstance(value, Response):
+            self._has_background = value.background is not None
+            await value(scope, self._receive, self._send)
+        elif inspect.isasyncgen(value) or inspect.isgenerator(value):
+            await self._stream(value)
+        else:
+            headers, body = encode(value)
+            self._end()
+            await self._answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
+
+    async def _answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
+        """The head of the answer and the first, or only, part of its body."""
+        part = self.outgoing.first(body)
+        rest = memoryview(body)[len(part) :]
+        self._answered = True
+        self.link.send(
+            Answer(
+                stream=self._begin.stream,
+                status=status,
+                headers=headers,
+                start=self._context.start,
+                load_s=self._context.load_s,
+                run_s=self._loop.time() - self._began - self._context.load_s,
+                more=more or len(rest) > 0,
+                ongoing=self._host.ongoing,
+            ),
+            part,
+        )
+        if len(rest):
+            await self.outgoing.write(rest, last=not more)
+
+    async def _stream(self, parts: Any) -> None:
+        await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], b"", more=True)
+        async with contextlib.aclosing(as_async(parts)) as chunks:
+            async for part in chunks:
+                await self.outgoing.write(encode(part)[1])
+        self._end()
+        await self.outgoing.write(b"", last=True)
+
+    # The ASGI side of a Starlette Request and Response
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._body_read:
+            # What remains to be told is that the client has left, and then this task is cancelled.
+            await self._loop.create_future()
+        data = await self.incoming.read()
+        self._body_read = self.incoming.exhausted
+        return {"type": "http.request", "body": data, "more_body": not self._body_read}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if not more and not self._has_background:
+            self._end()
+        if not self._answered:
+            await self._answer(self._start["status"], list(self._start.get("headers", [])), body, more=more)
+        else:
+            await self.outgoing.write(body, last=not more)
+
+    def _fail_user_code(self, error: BaseException) -> None:
+        log.error("Request %s failed: %r", self._begin.request_id, error, exc_info=error)
+        self._fail(error, errors.UserCodeError.__name__, repr(error), None)
+
+    def _fail(self, error: BaseException, name: str, message: str, retry_after_s: float | None) -> None:
+        self._end()
+        data = b"" if self._begin.http is not None else payload.dumps_exception(error)
+        data = data if len(data) <= CHUNK_BYTES else b""
+        self.link.send(Fail(self._begin.stream, name, message, retry_after_s, self._host.ongoing), data)
+
+
+async def as_async(parts: Any) -> AsyncGenerator[Any, None]:
+    """A generator of either kind as an async one; the steps of a plain one run in threads."""
+    from starlette.concurrency import iterate_in_threadpool
+
+    if inspect.isasyncgen(parts):
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                yield part
+    else:
+        async for part in iterate_in_threadpool(parts):
+            yield part

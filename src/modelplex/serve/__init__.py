@@ -1,0 +1,146 @@
+"""The public door: every name that a user calls. `from modelplex import serve`."""
+
+from typing import Any
+
+from modelplex import context as _context
+from modelplex.config import HTTPOptions
+from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
+from modelplex.deployment import Application, Deployment, deployment
+from modelplex.deployment import flatten as _flatten
+from modelplex.errors import ModelplexError as _ModelplexError
+from modelplex.handle import DeploymentHandle, DeploymentResponse
+from modelplex.multiplex import multiplexed
+from modelplex.status import ServeStatus
+
+__all__ = [
+    "Application",
+    "Deployment",
+    "DeploymentHandle",
+    "DeploymentResponse",
+    "HTTPOptions",
+    "ReplicaContext",
+    "ServeStatus",
+    "delete",
+    "deployment",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_multiplexed_model_id",
+    "get_replica_context",
+    "multiplexed",
+    "run",
+    "shutdown",
+    "start",
+    "status",
+]
+
+DEFAULT_APP_NAME = "default"
+
+
+def run(
+    target: Application,
+    blocking: bool = False,
+    name: str = DEFAULT_APP_NAME,
+    route_prefix: str | None = "/",
+    *,
+    _local_testing_mode: bool = False,
+) -> DeploymentHandle:
+    """Serve an application, in place of one of the same name if there is one, and return a handle to it.
+
+    Args:
+        target: what `Deployment.bind` returned.
+        blocking: do not return before Ctrl-C or SIGTERM, and then stop everything.
+        name: the application's name.
+        route_prefix: the path that it is served under; None for handles alone.
+        _local_testing_mode: run everything in this process, without HTTP; code that blocks then blocks all.
+
+    Everything stops when the program ends.
+
+    Raises:
+        TypeError: `target` is not an application.
+        ValueError: the prefix does not begin with "/", ends with one, or has braces.
+        DeploymentFailedError: a replica could not be started, or the port is taken; the message says why.
+    """
+    from modelplex import driver
+
+    if not isinstance(target, Application):
+        raise TypeError(f"serve.run takes what .bind() returns, an Application; got {type(target).__name__}.")
+    if not name:
+        raise _ModelplexError("The name of an application cannot be empty.")
+    _check_route_prefix(route_prefix)
+    engine, http = ("inline", None) if _local_testing_mode else ("local", HTTPOptions())
+    running = driver.start(engine, http)
+    try:
+        ingress = running.deploy(name, _flatten(target, name), route_prefix)
+        if blocking:
+            driver.wait_for_signal()
+    except BaseException:
+        if not running.status().applications:
+            driver.shutdown()
+        raise
+    if blocking:
+        driver.shutdown()
+    return DeploymentHandle(name, ingress)
+
+
+def start(http_options: HTTPOptions | dict[str, Any] | None = None) -> None:
+    """Start to listen, before `run`, with other HTTP options than the defaults. Nothing happens if it listens already.
+
+    Args:
+        http_options: see `HTTPOptions`; a dict has its fields.
+    """
+    from modelplex import driver
+
+    options = http_options if isinstance(http_options, HTTPOptions) else HTTPOptions(**(http_options or {}))
+    driver.start("local", options)
+
+
+def delete(name: str) -> None:
+    """Stop one application: requests that run may end. Nothing happens if there is none of that name."""
+    from modelplex import driver
+
+    if (running := driver.current()) is not None:
+        running.delete(name)
+
+
+def shutdown() -> None:
+    """Stop everything that this program serves. Nothing happens if it serves nothing."""
+    from modelplex import driver
+
+    driver.shutdown()
+
+
+def status() -> ServeStatus:
+    """What this program serves, and how it is; empty if it serves nothing."""
+    from modelplex import driver
+
+    running = driver.current()
+    return ServeStatus() if running is None else running.status()
+
+
+def get_app_handle(name: str) -> DeploymentHandle:
+    """A handle to an application's ingress deployment. Raises `ModelplexError` if there is no such application."""
+    ingress = _context.caller().ingress(name)
+    if ingress is None:
+        raise _ModelplexError(f"There is no application {name!r}.")
+    return DeploymentHandle(name, ingress)
+
+
+def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> DeploymentHandle:
+    """A handle to a deployment. Raises `ModelplexError` if there is no such deployment.
+
+    Args:
+        deployment_name: its name.
+        app_name: its application; inside of a replica, that replica's own unless given.
+    """
+    if app_name is None:
+        app_name = _context.replica().context.app_name
+    if not _context.caller().has_deployment(app_name, deployment_name):
+        raise _ModelplexError(f"There is no deployment {deployment_name!r} in application {app_name!r}.")
+    return DeploymentHandle(app_name, deployment_name)
+
+
+def _check_route_prefix(prefix: str | None) -> None:
+    if prefix is None or prefix == "/":
+        return
+    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix or "}" in prefix:
+        raise ValueError(f"A route_prefix begins with '/', does not end with one, and has no braces; got {prefix!r}.")

@@ -1,0 +1,5 @@
+"""Where programs written for Ray Serve import the types of handles from."""
+
+from modelplex.handle import DeploymentHandle, DeploymentResponse
+
+__all__ = ["DeploymentHandle", "DeploymentResponse"]

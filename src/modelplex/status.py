@@ -1,0 +1,64 @@
+"""What `serve.status` answers."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ApplicationState(StrEnum):
+    NOT_STARTED = "NOT_STARTED"
+    DEPLOYING = "DEPLOYING"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    RUNNING = "RUNNING"
+    UNHEALTHY = "UNHEALTHY"
+    DELETING = "DELETING"
+
+
+class DeploymentState(StrEnum):
+    UPDATING = "UPDATING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    """One deployment.
+
+    Attributes:
+        status: whether as many replicas run as are wanted.
+        replica_states: how many replicas are `STARTING` and `RUNNING`.
+        message: why it is not healthy.
+    """
+
+    status: DeploymentState
+    replica_states: dict[str, int]
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationStatus:
+    """One application.
+
+    Attributes:
+        status: the state of the whole.
+        message: why it failed, if it did.
+        last_deployed_time_s: seconds since the epoch.
+        deployments: by name.
+    """
+
+    status: ApplicationState
+    message: str
+    last_deployed_time_s: float
+    deployments: dict[str, DeploymentStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeStatus:
+    """Everything that is served by this program; empty while nothing is.
+
+    Attributes:
+        proxies: by name, whether each runs (`HEALTHY`) or starts (`STARTING`).
+        applications: by name.
+    """
+
+    proxies: dict[str, str] = field(default_factory=dict)
+    applications: dict[str, ApplicationStatus] = field(default_factory=dict)

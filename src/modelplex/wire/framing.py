@@ -1,0 +1,53 @@
+"""Frames: a message's head and the bytes that travel beside it.
+
+    +-----------------+-----------------+------------+------------+
+    | head size (u32) | body size (u32) | head ...   | body ...   |     both sizes big-endian
+    +-----------------+-----------------+------------+------------+
+
+The body stands outside of the head so that it is never copied into or out of an encoded message.
+"""
+
+import struct
+
+from modelplex.errors import ProtocolError
+
+_SIZES = struct.Struct("!II")
+
+# A head carries at most the list of models of one replica: a million ids of 16 characters.
+HEAD_BYTES_MAX = 16 * 2**20
+
+# A body is cut into chunks of this size, so that one large body does not hold up the others on its link.
+CHUNK_BYTES = 64 * 2**10
+
+
+def prefix(head: bytes, body_size: int) -> bytes:
+    """What precedes a body of that size on the wire: the sizes and the head."""
+    return _SIZES.pack(len(head), body_size) + head
+
+
+class FrameReader:
+    """Cuts a stream of bytes, fed in pieces of any size, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
+        """The frames (head, body) that are complete with these bytes. Raises `ProtocolError` on sizes beyond bounds."""
+        buffer = self._buffer
+        buffer += data
+        frames: list[tuple[bytes, bytes]] = []
+        at, end = 0, len(buffer)
+        while end - at >= _SIZES.size:
+            head_size, body_size = _SIZES.unpack_from(buffer, at)
+            if head_size > HEAD_BYTES_MAX or body_size > CHUNK_BYTES:
+                raise ProtocolError(
+                    f"a frame announces {head_size} + {body_size} bytes: the peer speaks something else"
+                )
+            body_at = at + _SIZES.size + head_size
+            if end < body_at + body_size:
+                break
+            frames.append((bytes(buffer[at + _SIZES.size : body_at]), bytes(buffer[body_at : body_at + body_size])))
+            at = body_at + body_size
+        if at:
+            del buffer[:at]
+        return frames

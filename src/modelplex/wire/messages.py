@@ -1,0 +1,242 @@
+"""What processes say to each other.
+
+On a link between a router (in a proxy or beside a handle) and a replica, `stream` is the router's number for a request.
+On the control channel between the controller and a process that it started, there are no streams.
+"""
+
+import msgspec
+
+from modelplex.errors import ProtocolError
+
+# Raised with each change that an older release would misunderstand; two releases that differ refuse each other.
+VERSION = 1
+
+
+class _Message(msgspec.Struct, array_like=True):
+    pass
+
+
+# Router to replica
+
+
+class Hello(_Message, tag=1):
+    """The first message on a link."""
+
+    version: int
+
+
+class HTTPHead(_Message):
+    """The head of an HTTP request, as ASGI has it."""
+
+    method: str
+    path: str
+    raw_path: bytes
+    query_string: bytes
+    root_path: str
+    scheme: str
+    http_version: str
+    headers: list[tuple[bytes, bytes]]
+    client: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+
+
+class Begin(_Message, tag=2):
+    """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments."""
+
+    stream: int
+    request_id: str
+    app_name: str
+    route: str
+    method_name: str
+    model_id: str
+    more: bool
+    http: HTTPHead | None = None
+
+
+class Cancel(_Message, tag=3):
+    """The caller has gone away."""
+
+    stream: int
+
+
+# Both ways
+
+
+class Chunk(_Message, tag=4):
+    """More of the body of a request or of an answer; the last one says that there is no more."""
+
+    stream: int
+    more: bool
+
+
+class Credit(_Message, tag=5):
+    """The receiver of a body has consumed so many bytes of it: its sender may send as many more."""
+
+    stream: int
+    size_bytes: int
+
+
+# Replica to router
+
+
+class Welcome(_Message, tag=6):
+    """The answer to `Hello`: what the replica is, and what it holds. `room` is None for any number of models."""
+
+    version: int
+    replica_id: str
+    max_ongoing: int
+    ongoing: int
+    room: int | None
+    loaded: list[str]
+    loading: list[str]
+
+
+class ModelLoading(_Message, tag=7):
+    """Said before the loader starts."""
+
+    model_id: str
+    room: int | None
+
+
+class ModelLoaded(_Message, tag=8):
+    model_id: str
+    room: int | None
+    load_s: float
+
+
+class ModelGone(_Message, tag=9):
+    """The model is no longer held: it is being unloaded, or its load has failed."""
+
+    model_id: str
+    room: int | None
+
+
+class Ongoing(_Message, tag=10):
+    """How many requests run; said to routers that believe that the replica is full, when it is not."""
+
+    ongoing: int
+
+
+class Refuse(_Message, tag=11):
+    """The request has not been begun: there is no slot for it."""
+
+    stream: int
+    ongoing: int
+
+
+class Retiring(_Message, tag=12):
+    """The replica takes no new requests and ends when those that run have ended."""
+
+
+class Answer(_Message, tag=13):
+    """The head of an answer, with the first bytes of its body. The answer of a call is its pickled value."""
+
+    stream: int
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    start: str
+    load_s: float
+    run_s: float
+    more: bool
+    ongoing: int
+
+
+class Fail(_Message, tag=14):
+    """The request has failed. The bytes are the pickled exception of the user's code, or nothing."""
+
+    stream: int
+    error: str
+    message: str
+    retry_after_s: float | None
+    ongoing: int
+
+
+# Controller to process
+
+
+class Setup(_Message, tag=20):
+    """The first message to a process that was started. The bytes that follow as chunks are pickled code."""
+
+    sys_path: list[str]
+    log_dir: str
+
+
+class ReplicaInfo(_Message):
+    replica_id: str
+    address: str
+
+
+class DeploymentInfo(_Message):
+    app_name: str
+    name: str
+    max_queued_requests: int
+    replicas: list[ReplicaInfo]
+
+
+class AppInfo(_Message):
+    name: str
+    route_prefix: str | None
+    ingress: str
+
+
+class Table(_Message, tag=21):
+    """Everything that can be called, and where; each one replaces the one before."""
+
+    apps: list[AppInfo]
+    deployments: list[DeploymentInfo]
+
+
+class Stop(_Message, tag=22):
+    """End what runs, within so many seconds, and exit."""
+
+    timeout_s: float
+
+
+# Process to controller
+
+
+class Ready(_Message, tag=23):
+    """The process can be sent requests at this address."""
+
+    address: str
+
+
+class StartFailed(_Message, tag=24):
+    """The process could not start; it exits."""
+
+    message: str
+
+
+Message = (
+    Hello
+    | Begin
+    | Cancel
+    | Chunk
+    | Credit
+    | Welcome
+    | ModelLoading
+    | ModelLoaded
+    | ModelGone
+    | Ongoing
+    | Refuse
+    | Retiring
+    | Answer
+    | Fail
+    | Setup
+    | Table
+    | Stop
+    | Ready
+    | StartFailed
+)
+
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+def decode(head: bytes) -> Message:
+    """The message of a frame's head. Raises `ProtocolError` if it is none."""
+    try:
+        message: Message = _decode(head)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a frame is no message of version {VERSION}: {error}") from error
+    return message
