@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from modelplex import config, context, errors
 from modelplex.config import HTTPOptions
-from modelplex.deployment import Node
+from modelplex.deployment import Application, flatten
+from modelplex.handle import DeploymentHandle
 from modelplex.observe import logs
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
@@ -30,18 +31,18 @@ class Driver:
     Args:
         engine: a name of `config.ENGINES`.
         http: where to serve HTTP; None for handles alone.
-        log_dir: where replicas write their logs; a new folder unless given.
+        console: whether replicas log to the console as well as to their files.
     """
 
-    def __init__(self, engine: str, http: HTTPOptions | None, log_dir: str | None = None) -> None:
-        self.log_dir = log_dir if log_dir is not None else _new_log_dir()
+    def __init__(self, engine: str, http: HTTPOptions | None, *, console: bool = True) -> None:
+        self.log_dir = _new_log_dir()
         self.http = http
         self.listener = None if http is None else _listen(http)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
         self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
-        self._controller, self._directory = self._do(self._make(engine))
+        self._controller, self._directory = self._do(self._make(engine, console))
 
     @property
     def address(self) -> str:
@@ -51,10 +52,14 @@ class Driver:
         host, port = self.listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def deploy(self, name: str, nodes: list[Node], route_prefix: str | None) -> str:
-        """Run an application; answers its ingress deployment's name when it is ready."""
+    def deploy(self, application: Application, name: str, route_prefix: str | None) -> DeploymentHandle:
+        """Run an application; answers a handle to it when it is ready. See `serve.run`."""
+        if not name:
+            raise errors.ModelplexError("The name of an application cannot be empty.")
+        _check_route_prefix(route_prefix)
+        nodes = flatten(application, name)
         self._do(self._controller.deploy(name, nodes, route_prefix))
-        return nodes[-1].deployment.name
+        return DeploymentHandle(name, nodes[-1].deployment.name)
 
     def delete(self, name: str) -> None:
         self._do(self._controller.delete(name))
@@ -75,8 +80,8 @@ class Driver:
         if self.listener is not None:
             self.listener.close()
 
-    async def _make(self, engine_name: str) -> tuple[Controller, Directory]:
-        engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir)
+    async def _make(self, engine_name: str, console: bool) -> tuple[Controller, Directory]:
+        engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir, console=console)
         directory = Directory(engine.connect)
         context.set_caller(directory)
         controller = Controller(engine, directory)
@@ -106,11 +111,11 @@ class Driver:
 _driver: Driver | None = None
 
 
-def start(engine: str, http: HTTPOptions | None) -> Driver:
+def start(engine: str, http: HTTPOptions | None, *, console: bool = True) -> Driver:
     """The program's driver, started if there is none."""
     global _driver
     if _driver is None:
-        _driver = Driver(engine, http)
+        _driver = Driver(engine, http, console=console)
         atexit.register(shutdown)
     return _driver
 
@@ -140,6 +145,13 @@ def wait_for_signal() -> None:
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)
+
+
+def _check_route_prefix(prefix: str | None) -> None:
+    if prefix is None or prefix == "/":
+        return
+    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix or "}" in prefix:
+        raise ValueError(f"A route_prefix begins with '/', does not end with one, and has no braces; got {prefix!r}.")
 
 
 def _new_log_dir() -> str:

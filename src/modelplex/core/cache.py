@@ -5,8 +5,8 @@ What holds after every step, whatever the history:
 1. Models loading, resident and unloading together stay within the budget.
 2. Nothing leased is unloaded.
 3. At most one load of a model at a time; everyone who wants it shares it; one who leaves disturbs nobody else.
-4. Every acquire gets exactly one answer, a Grant or a Reject, unless it is released first. Models wait for room in the
-   order of their first acquire, and grants of resident models overtake them a bounded number of times.
+4. Every acquire gets exactly one answer, a Grant or a Reject, unless it is released first. Models get room in the
+   order in which they began to wait for it, and grants of resident models overtake them a bounded number of times.
 5. What it advertises (`resident`, `loading`) is what it holds and what it is loading.
 6. Each loaded model is unloaded exactly once.
 7. A model whose load failed recently is refused at once, with its error and when to try again; that evicts nothing.
@@ -193,8 +193,8 @@ class ModelCache:
         self._tickets[ticket] = entry
         commands: list[Command] = []
         # An owner that already holds the model gets it again even while it drains: it could not end otherwise.
-        holds = owner is not None and owner in entry.leases.values()
-        if entry.phase is Phase.RESIDENT and (entry is not self._draining or holds):
+        drains = entry is self._draining and (owner is None or owner not in entry.leases.values())
+        if entry.phase is Phase.RESIDENT and not drains:
             commands.append(self._grant(entry, ticket, owner, Start.WARM, now))
             if self._queue:
                 next(iter(self._queue.values())).overtaken += 1
@@ -319,7 +319,7 @@ class ModelCache:
         self._policy.add(IdleModel(entry.model_id, entry.size_bytes, entry.load_s, entry.uses))
 
     def _start_draining(self) -> None:
-        """If the first in the queue was overtaken too often, let a model run dry: of those that can, the one granted longest ago."""
+        """If the first in the queue was overtaken too often, let the model run dry that was granted longest ago."""
         if next(iter(self._queue.values())).overtaken >= OVERTAKES_MAX:
             blocked = self._blocked_owners()
             ends = [e for e in self._entries.values() if e.leases and blocked.isdisjoint(e.leases.values())]

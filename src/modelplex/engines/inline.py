@@ -58,7 +58,7 @@ class InlineProcess:
 class InlineEngine:
     """Starts replicas on the running loop; it has no proxies."""
 
-    def __init__(self, log_dir: str = "") -> None:
+    def __init__(self, log_dir: str = "", *, console: bool = True) -> None:
         self._processes: dict[str, InlineProcess] = {}
 
     @property

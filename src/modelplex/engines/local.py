@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from modelplex import errors
 from modelplex.config import HTTPOptions
 from modelplex.runtime import payload
@@ -95,10 +97,11 @@ class LocalEngine:
 
     Args:
         log_dir: each replica writes a log file there.
+        console: whether they log to the console, too.
     """
 
-    def __init__(self, log_dir: str) -> None:
-        self._log_dir = log_dir
+    def __init__(self, log_dir: str, *, console: bool = True) -> None:
+        self._setup = messages.Setup(sys_path=[], log_dir=log_dir, console=console)
         # Short, since a Unix socket's path has at most about a hundred characters; readable by this user alone.
         self._folder = tempfile.mkdtemp(prefix="modelplex-")
 
@@ -116,7 +119,8 @@ class LocalEngine:
 
     async def _start(self, name: str, spec: object, pass_fds: tuple[int, ...]) -> LocalProcess:
         process = LocalProcess(str(Path(self._folder) / f"{name}.sock"))
-        setup = messages.Setup(sys_path=list(sys.path), log_dir=self._log_dir)
+        # What the program has added to its path by now, its replicas need as well.
+        setup = msgspec.structs.replace(self._setup, sys_path=list(sys.path))
         await process.spawn(setup, spec, pass_fds)
         return process
 

@@ -80,14 +80,18 @@ class QueueHandler(logging.Handler):
                     self._streams.remove(stream)  # a closed console or a full disk must not end the rest
 
 
-def start(component: str, process_name: str, log_dir: str = "", *, logger: str = "") -> QueueHandler:
-    """Write this process's log from now on: all of it, or that of one logger. Close the handler at the end.
+def start(
+    component: str, process_name: str, log_dir: str = "", *, console: bool = True, logger: str = ""
+) -> QueueHandler:
+    """Write this process's log from now on. Close the handler at the end.
 
     Args:
         component, process_name: see `LineFormatter`.
-        log_dir: the file `<process_name>.log` is written in this folder; empty for the console alone.
+        log_dir: the file `<process_name>.log` is written in this folder; empty for none.
+        console: whether to write to the console.
+        logger: the logger whose lines are written, with those below it; all unless given.
     """
-    streams: list[IO[str]] = [sys.stderr]
+    streams: list[IO[str]] = [sys.stderr] if console else []
     if log_dir:
         Path(log_dir).mkdir(parents=True, exist_ok=True)
         path = Path(log_dir) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import itertools
 import logging
+import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -58,10 +59,10 @@ class ModelHost:
     async def get(self, model_id: str, request: context.RequestContext | None) -> Any:
         """The model, leased by the request until it ends; without a request, only looked up."""
         self.used = True
-        began = self._loop.time()
+        began = time.perf_counter()
         ticket, answer = next(self._tickets), self._loop.create_future()
         self._answers[ticket] = answer
-        self._perform(self.cache.acquire(ticket, model_id, request, began))
+        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
         try:
             start = await answer
         except asyncio.CancelledError:
@@ -76,7 +77,7 @@ class ModelHost:
         else:
             request.leases.append(lambda: self._release(ticket))
             request.start = request.start or start.value
-            request.load_s += self._loop.time() - began
+            request.load_s += time.perf_counter() - began
         return model
 
     async def close(self) -> None:
@@ -117,7 +118,7 @@ class ModelHost:
         task.add_done_callback(self._tasks.discard)
 
     async def _load(self, model_id: str) -> None:
-        began = self._loop.time()
+        began = time.perf_counter()
         # A loader may block the event loop: routers must have heard of the load before.
         await self._publish.flushed()
         log.info("Loading model '%s'.", model_id)
@@ -128,7 +129,7 @@ class ModelHost:
             commands = self.cache.load_failed(model_id, error, self._loop.time())
             self._publish.gone(model_id)
         else:
-            load_s = self._loop.time() - began
+            load_s = time.perf_counter() - began
             log.info("Successfully loaded model '%s' in %.1fms.", model_id, load_s * 1e3)
             self._models[model_id] = model
             commands = self.cache.loaded(model_id, 0, self._loop.time())
@@ -149,14 +150,14 @@ class ModelHost:
         return await self._loop.run_in_executor(self._threads, lambda: copied.run(self._loader.func, *args))
 
     async def _unload(self, model_id: str) -> None:
-        began = self._loop.time()
+        began = time.perf_counter()
         log.info("Unloading model '%s'.", model_id)
         try:
             await destroy(self._models.pop(model_id), self._threads)
         except Exception as error:  # a destructor of the user's may raise anything; the model is gone all the same
             log.error("Failed to unload model '%s'. Error: %s", model_id, error, exc_info=error)
         else:
-            log.info("Successfully unloaded model '%s' in %.1fms.", model_id, (self._loop.time() - began) * 1e3)
+            log.info("Successfully unloaded model '%s' in %.1fms.", model_id, (time.perf_counter() - began) * 1e3)
         self._perform(self.cache.unloaded(model_id, self._loop.time()))
 
     def _rejection(self, reject: cache.Reject) -> errors.ModelplexError:

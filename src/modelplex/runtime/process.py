@@ -128,7 +128,8 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
     from modelplex.runtime.replica import Replica, failure
 
     identity = spec.context
-    handler = logs.start(f"{identity.app_name}_{identity.deployment}", identity.replica_id, setup.log_dir)
+    component = f"{identity.app_name}_{identity.deployment}"
+    handler = logs.start(component, identity.replica_id, setup.log_dir, console=setup.console)
     directory = Directory(connect_unix)
     context.set_caller(directory)
     control.follow(directory.update)

@@ -146,7 +146,7 @@ class _Request:
 
     async def _pass_on(self, exchange: Exchange, answer: Answer) -> None:
         load_ms, run_ms = answer.load_s * 1e3, answer.run_s * 1e3
-        queue_ms = (exchange.sent - exchange.arrived) * 1e3
+        queue_ms = exchange.queued_s * 1e3
         headers: Headers = [
             *answer.headers,
             (REQUEST_ID_HEADER, self._request_id.encode()),

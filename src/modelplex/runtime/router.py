@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -34,8 +35,8 @@ class Exchange:
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self.body: Incoming | None = None
         self.replica_id = ""
-        self.arrived = loop.time()
-        self.sent = self.arrived
+        self.arrived = time.perf_counter()
+        self.queued_s = 0.0
         self.outgoing: Outgoing | None = None
         self.failure_body = b""
 
@@ -81,8 +82,9 @@ class DeploymentRouter:
         number = self._core.number()
         exchange = Exchange(msgspec.structs.replace(begin, stream=number), upload, self._loop)
         self._exchanges[number] = exchange
-        deadline = None if timeout_s is None else exchange.arrived + timeout_s
-        self._perform(self._core.submit(number, begin.model_id, exchange.arrived, deadline))
+        now = self._loop.time()
+        deadline = None if timeout_s is None else now + timeout_s
+        self._perform(self._core.submit(number, begin.model_id, now, deadline))
         return exchange
 
     def cancel(self, exchange: Exchange) -> None:
@@ -233,7 +235,7 @@ class DeploymentRouter:
     def _send(self, exchange: Exchange, replica_id: str) -> None:
         link, number = self._links[replica_id], exchange.begin.stream
         exchange.replica_id = replica_id
-        exchange.sent = self._loop.time()
+        exchange.queued_s = time.perf_counter() - exchange.arrived
         outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
         exchange.outgoing = outgoing
         part, more = exchange.upload.begin(outgoing)

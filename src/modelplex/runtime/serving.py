@@ -4,8 +4,13 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 
 from modelplex import context, errors
 from modelplex.context import RequestContext
@@ -52,7 +57,7 @@ class Serving:
         self._context = RequestContext(
             begin.request_id, begin.app_name, begin.route, begin.method_name, model_id=begin.model_id
         )
-        self._began = self._loop.time()
+        self._began = time.perf_counter()
         self._answered = False
         self._body_read = False
         self._has_background = False
@@ -81,7 +86,7 @@ class Serving:
             self._fail_user_code(error)
         finally:
             self._end()
-            elapsed_ms = (self._loop.time() - self._began) * 1e3
+            elapsed_ms = (time.perf_counter() - self._began) * 1e3
             log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
 
     def _end(self) -> None:
@@ -103,9 +108,6 @@ class Serving:
         await self._answer(200, [], data)
 
     async def _answer_http(self, head: messages.HTTPHead) -> None:
-        from starlette.requests import Request
-        from starlette.responses import Response
-
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -144,7 +146,7 @@ class Serving:
                 headers=headers,
                 start=self._context.start,
                 load_s=self._context.load_s,
-                run_s=self._loop.time() - self._began - self._context.load_s,
+                run_s=time.perf_counter() - self._began - self._context.load_s,
                 more=more or len(rest) > 0,
                 ongoing=self._host.ongoing,
             ),
@@ -196,8 +198,6 @@ class Serving:
 
 async def as_async(parts: Any) -> AsyncGenerator[Any, None]:
     """A generator of either kind as an async one; the steps of a plain one run in threads."""
-    from starlette.concurrency import iterate_in_threadpool
-
     if inspect.isasyncgen(parts):
         async with contextlib.aclosing(parts):
             async for part in parts:

@@ -6,7 +6,6 @@ from modelplex import context as _context
 from modelplex.config import HTTPOptions
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
 from modelplex.deployment import Application, Deployment, deployment
-from modelplex.deployment import flatten as _flatten
 from modelplex.errors import ModelplexError as _ModelplexError
 from modelplex.handle import DeploymentHandle, DeploymentResponse
 from modelplex.multiplex import multiplexed
@@ -64,13 +63,10 @@ def run(
 
     if not isinstance(target, Application):
         raise TypeError(f"serve.run takes what .bind() returns, an Application; got {type(target).__name__}.")
-    if not name:
-        raise _ModelplexError("The name of an application cannot be empty.")
-    _check_route_prefix(route_prefix)
     engine, http = ("inline", None) if _local_testing_mode else ("local", HTTPOptions())
     running = driver.start(engine, http)
     try:
-        ingress = running.deploy(name, _flatten(target, name), route_prefix)
+        handle = running.deploy(target, name, route_prefix)
         if blocking:
             driver.wait_for_signal()
     except BaseException:
@@ -79,7 +75,7 @@ def run(
         raise
     if blocking:
         driver.shutdown()
-    return DeploymentHandle(name, ingress)
+    return handle
 
 
 def start(http_options: HTTPOptions | dict[str, Any] | None = None) -> None:
@@ -137,10 +133,3 @@ def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> 
     if not _context.caller().has_deployment(app_name, deployment_name):
         raise _ModelplexError(f"There is no deployment {deployment_name!r} in application {app_name!r}.")
     return DeploymentHandle(app_name, deployment_name)
-
-
-def _check_route_prefix(prefix: str | None) -> None:
-    if prefix is None or prefix == "/":
-        return
-    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix or "}" in prefix:
-        raise ValueError(f"A route_prefix begins with '/', does not end with one, and has no braces; got {prefix!r}.")

@@ -159,6 +159,7 @@ class Setup(_Message, tag=20):
 
     sys_path: list[str]
     log_dir: str
+    console: bool
 
 
 class ReplicaInfo(_Message):

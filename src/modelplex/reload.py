@@ -1,0 +1,43 @@
+"""`modelplex run --reload`: runs the same command without it, again each time that a Python file changes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+POLL_S = 0.5
+
+
+def run_reloading(arguments: list[str], folder: Path) -> int:
+    """Run `modelplex` with these arguments over and over. Returns its exit code after Ctrl-C or SIGTERM.
+
+    Args:
+        arguments: the command line without `--reload`.
+        folder: the Python files below it are watched.
+    """
+    while True:
+        seen = _modified(folder)
+        child = subprocess.Popen([sys.executable, "-m", "modelplex.cli", *arguments], process_group=0)
+        try:
+            while _modified(folder) == seen:
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            return child.wait()
+        print("A file has changed; starting over.", file=sys.stderr)
+        child.send_signal(signal.SIGINT)
+        child.wait()
+
+
+def _modified(folder: Path) -> dict[Path, float]:
+    """When each Python file below the folder was changed last; hidden folders, such as environments, left out."""
+    found = {}
+    for path in folder.rglob("*.py"):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        try:
+            found[path] = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # an editor replaces files by renaming others
+    return found
