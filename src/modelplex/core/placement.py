@@ -87,9 +87,13 @@ class Fleet:
         return max(self.views.values(), key=lambda v: (v.slots.free / v.slots.limit, -v.sent_last), default=None)
 
     def _others(self, model_id: str, replica_ids: Collection[str]) -> list[ReplicaView]:
-        """Those of the replicas to weigh for loading the model: with room if any has, in rendezvous order."""
-        roomy = [replica_id for replica_id in replica_ids if self.views[replica_id].has_room]
-        return [self.views[r] for r in rendezvous.first(model_id, roomy or replica_ids, OTHERS_SCORED)]
+        """Those of the replicas to weigh for loading the model, in rendezvous order.
+
+        With room if any has, and of these with a free slot if any has: nobody waits for a slot while an equal is idle.
+        """
+        roomy = [replica_id for replica_id in replica_ids if self.views[replica_id].has_room] or replica_ids
+        idle = [replica_id for replica_id in roomy if self.views[replica_id].slots.free] or roomy
+        return [self.views[r] for r in rendezvous.first(model_id, idle, OTHERS_SCORED)]
 
     def _holder_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds until the request would begin with its model, on a replica that holds or loads it."""

@@ -1,0 +1,178 @@
+"""A program of `modelplex run` as a user would start it, and clients that call it."""
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+APPS = Path(__file__).parent.parent / "system" / "apps"
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def replica(self) -> str:
+        return self.headers["x-modelplex-replica"]
+
+    @property
+    def start(self) -> str:
+        return self.headers["x-modelplex-model"]
+
+
+class Client:
+    """Calls one served program over one connection, opened again when it breaks."""
+
+    def __init__(self, port: int, timeout_s: float = 60.0) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+
+    def call(self, model_id: str | None = None, path: str = "/", body: bytes | None = None, **headers: str) -> Reply:
+        if model_id is not None:
+            headers["serve_multiplexed_model_id"] = model_id
+        named = {
+            name.replace("_", "-") if name != "serve_multiplexed_model_id" else name: v for name, v in headers.items()
+        }
+        try:
+            self._connection.request("GET" if body is None else "POST", path, body, named)
+            response = self._connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        except OSError:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Served:
+    """A running program. `events` is a file to which the test's applications append lines."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int, events: Path, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self._events = events
+        self._log = log
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+    def call(self, model_id: str | None = None, path: str = "/", **more: str) -> Reply:
+        with contextlib.closing(self.client()) as client:
+            return client.call(model_id, path, **more)
+
+    @property
+    def events(self) -> list[str]:
+        return self._events.read_text().splitlines() if self._events.exists() else []
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def children(self) -> list[int]:
+        """The processes of this program that run now, itself left out."""
+        return children_of(self.process.pid)
+
+    def sockets_folder(self) -> Path:
+        """Where this program's Unix sockets are."""
+        return next(self._events.parent.glob("modelplex-*/*.sock")).parent
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """End it as a user would, and answer its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def children_of(pid: int) -> list[int]:
+    text = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in text.split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(import_path: str, app_dir: Path = APPS, **environment: str) -> Iterator[Served]:
+    """Run `modelplex run <import_path>` until the end of the block."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "modelplex.cli", "run", import_path, "--app-dir", str(app_dir), "--port", "0"]
+        environment = {**os.environ, "EVENTS": str(folder / "events"), "TMPDIR": name, **environment}
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        served = None
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            assert found, f"it did not start: {line!r}\n{(folder / 'log').read_text()}"
+            served = Served(process, int(found[1]), folder / "events", folder / "log")
+            yield served
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(timeout=60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def call_from_many(port: int, model_ids: Iterable[str], clients: int) -> list[Reply]:
+    """All calls, each once, from so many clients at a time. An exception of any client is raised."""
+    todo = iter(list(model_ids))
+    lock = threading.Lock()
+    replies: list[Reply] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        with contextlib.closing(Client(port)) as client:
+            while not failures:
+                with lock:
+                    model_id = next(todo, None)
+                if model_id is None:
+                    return
+                try:
+                    reply = client.call(model_id)
+                except BaseException as error:
+                    failures.append(error)
+                    return
+                with lock:
+                    replies.append(reply)
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return replies
