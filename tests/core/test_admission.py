@@ -151,13 +151,12 @@ def test_one_who_waits_is_found_by_number() -> None:
 
 def test_a_limited_room_is_full_at_its_limit() -> None:
     room = WaitingRoom(2)
-    assert not room.full
-    one = pending(1)
-    room.add(one, "a", 10.0)
-    room.add(pending(2), "b", 10.0)
-    assert room.full
-    room.remove(one)
-    assert not room.full
+    fulls = [room.full]
+    for number in (1, 2):
+        room.add(pending(number), "a", 10.0)
+        fulls.append(room.full)
+    room.remove(room.all_in("a")[0])
+    assert [*fulls, room.full] == [False, False, True, False]
 
 
 def test_a_room_for_nobody_is_always_full_and_an_unlimited_one_never() -> None:

@@ -69,9 +69,9 @@ class Served:
     def client(self) -> Client:
         return Client(self.port)
 
-    def call(self, model_id: str | None = None, path: str = "/", **more: str) -> Reply:
+    def call(self, model_id: str | None = None, path: str = "/", body: bytes | None = None, **more: str) -> Reply:
         with contextlib.closing(self.client()) as client:
-            return client.call(model_id, path, **more)
+            return client.call(model_id, path, body, **more)
 
     @property
     def events(self) -> list[str]:
@@ -151,7 +151,7 @@ def call_from_many(port: int, model_ids: Iterable[str], clients: int) -> list[Re
     todo = iter(list(model_ids))
     lock = threading.Lock()
     replies: list[Reply] = []
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def work() -> None:
         with contextlib.closing(Client(port)) as client:
@@ -162,7 +162,7 @@ def call_from_many(port: int, model_ids: Iterable[str], clients: int) -> list[Re
                     return
                 try:
                     reply = client.call(model_id)
-                except BaseException as error:
+                except Exception as error:  # noqa: BLE001 - raised again below, in the test's own thread
                     failures.append(error)
                     return
                 with lock:
