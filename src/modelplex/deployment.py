@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 from modelplex.config import DeploymentConfig
 from modelplex.handle import DeploymentHandle
@@ -54,6 +54,14 @@ class Node:
     deployment: Deployment
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+@overload
+def deployment(_func_or_class: Callable[..., Any]) -> Deployment: ...
+
+
+@overload
+def deployment(_func_or_class: None = None, **options: Any) -> Callable[[Callable[..., Any]], Deployment]: ...
 
 
 def deployment(_func_or_class: Callable[..., Any] | None = None, **options: Any) -> Any:

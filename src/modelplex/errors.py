@@ -129,7 +129,8 @@ class ProtocolError(ModelplexError):
 def _tree(root: type[ModelplexError]) -> dict[str, type[ModelplexError]]:
     found = {root.__name__: root}
     for child in root.__subclasses__():
-        found |= _tree(child)
+        if child.__module__ == __name__:  # users' own may be made from anything
+            found |= _tree(child)
     return found
 
 

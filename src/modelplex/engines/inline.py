@@ -5,7 +5,6 @@ import socket
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
-from modelplex.runtime import payload
 from modelplex.runtime.link import Connect, Link, MemoryLink, Receiver
 from modelplex.runtime.replica import Replica, ReplicaSpec, failure
 from modelplex.wire import messages
@@ -66,9 +65,7 @@ class InlineEngine:
         return self._connect
 
     async def start_replica(self, spec: ReplicaSpec) -> InlineProcess:
-        # What is bound is copied for each replica, as it is when it goes to another process.
-        definition = payload.loads(payload.dumps(spec.definition))
-        process = InlineProcess(ReplicaSpec(spec.app_name, spec.tag, spec.config, definition))
+        process = InlineProcess(spec)
         self._processes[process.replica.context.replica_id] = process
         return process
 

@@ -27,8 +27,9 @@ class LineFormatter(logging.Formatter):
     """
 
     def __init__(self, component: str, process_name: str) -> None:
+        names = f"{component} {process_name}".replace("%", "%%")  # users choose them
         super().__init__(
-            f"%(levelname)s %(asctime)s {component} {process_name} "
+            f"%(levelname)s %(asctime)s {names} "
             "%(request_id)s %(route)s %(app_name)s %(filename)s:%(lineno)d - %(message)s"
         )
 
@@ -41,16 +42,25 @@ class LineFormatter(logging.Formatter):
 
 
 class QueueHandler(logging.Handler):
-    """Puts records on a queue, from which a thread writes them to streams."""
+    """Puts records on a queue, from which a thread writes them to streams.
 
-    def __init__(self, formatter: logging.Formatter, streams: list[IO[str]]) -> None:
+    Args:
+        formatter: makes lines of records, in the thread.
+        streams: where lines are written; not closed at the end.
+        logger: what the records come from, until the handler is closed.
+    """
+
+    def __init__(self, formatter: logging.Formatter, streams: list[IO[str]], logger: logging.Logger) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.dropped = 0
+        self._logger = logger
         self._streams = streams
         self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="modelplex-log", daemon=True)
         self._thread.start()
+        logger.addHandler(self)
+        logger.propagate = logger.parent is None
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._queue.qsize() >= RECORDS_MAX:
@@ -60,24 +70,41 @@ class QueueHandler(logging.Handler):
         self._queue.put(record)
 
     def close(self) -> None:
-        """Write what is on the queue, within a second, and end."""
+        """Take no more records, write what is on the queue, within a second, and end."""
+        self._logger.removeHandler(self)
+        self._logger.propagate = True
         self._queue.put(None)
         self._thread.join(timeout=1.0)
         super().close()
 
     def _write(self) -> None:
-        while (record := self._queue.get()) is not None:
-            text = self.format(record) + "\n"
-            if self.dropped and self._queue.empty():
-                dropped, self.dropped = self.dropped, 0
+        reported = 0
+        while True:
+            record = self._queue.get()
+            text = "" if record is None else self._text(record)
+            caught_up = record is None or self._queue.empty()
+            if caught_up and (dropped := self.dropped - reported):
+                reported += dropped
                 text += f"({dropped} lines were dropped here: they came faster than they could be written)\n"
-            for stream in list(self._streams):
-                try:
-                    stream.write(text)
-                    if self._queue.empty():
-                        stream.flush()
-                except (OSError, ValueError):
-                    self._streams.remove(stream)  # a closed console or a full disk must not end the rest
+            self._put(text, flush=caught_up)
+            if record is None:
+                return
+
+    def _text(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 - one log call whose message and arguments do not fit must not end the rest
+            self.handleError(record)
+            return ""
+
+    def _put(self, text: str, *, flush: bool) -> None:
+        for stream in list(self._streams):
+            try:
+                stream.write(text)
+                if flush:
+                    stream.flush()
+            except (OSError, ValueError):
+                self._streams.remove(stream)  # a closed console or a full disk must not end the rest
 
 
 def start(
@@ -95,10 +122,7 @@ def start(
     if log_dir:
         Path(log_dir).mkdir(parents=True, exist_ok=True)
         path = Path(log_dir) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")
-        streams.append(path.open("a", encoding="utf-8"))
-    handler = QueueHandler(LineFormatter(component, process_name), streams)
-    target = logging.getLogger(logger)
-    target.addHandler(handler)
-    target.propagate = not logger
+        streams.append(path.open("a", encoding="utf-8", errors="backslashreplace"))
+    handler = QueueHandler(LineFormatter(component, process_name), streams, logging.getLogger(logger))
     logging.getLogger("modelplex").setLevel(logging.INFO)
     return handler

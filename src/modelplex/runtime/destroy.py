@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-# Models whose `__del__` has been run, until Python frees them. Keyed by id: a model need not be hashable, and a
-# reference from here would keep it alive.
-_destroyed: set[int] = set()
+# Models whose `__del__` has begun, until Python frees them, and whether it has ended. Keyed by id: a model need not be
+# hashable, and a reference from here would keep it alive.
+_ended: dict[int, bool] = {}
 
 
 async def destroy(model: object, threads: Executor) -> None:
@@ -19,28 +19,35 @@ async def destroy(model: object, threads: Executor) -> None:
     """
     cls = type(model)
     finalizer = getattr(cls, "__del__", None)
-    if not inspect.isfunction(finalizer):
+    if not inspect.isfunction(finalizer) or id(model) in _ended:  # loaders may return one object for several ids
         return
     original: Callable[[object], Any] | None = getattr(finalizer, "_modelplex_original", None)
     if original is None:
         original = finalizer
         cls.__del__ = _skipping_destroyed(finalizer)  # type: ignore[attr-defined]
+    _ended[id(model)] = False
     try:
         if inspect.iscoroutinefunction(original):
             await original(model)
         else:
             await asyncio.get_running_loop().run_in_executor(threads, original, model)
     finally:
-        _destroyed.add(id(model))
+        _ended[id(model)] = True
 
 
 def _skipping_destroyed(finalizer: Callable[[object], Any]) -> Callable[[object], Any]:
     @functools.wraps(finalizer)
     def once(self: object) -> Any:
-        if id(self) in _destroyed:
-            _destroyed.discard(id(self))
-            return None
-        return finalizer(self)
+        return None if _forget(self) else finalizer(self)
 
     once._modelplex_original = finalizer  # type: ignore[attr-defined]
     return once
+
+
+def _forget(model: object) -> bool:
+    """Whether the `__del__` of a model that Python frees has been run.
+
+    A class that is pickled by value takes along copies of the globals that its `__del__` uses. This function goes by
+    its name instead, and so finds the one table.
+    """
+    return _ended.get(id(model), False) and _ended.pop(id(model))

@@ -66,6 +66,7 @@ class Directory:
             model_id=call.model_id,
             more=False,
         )
+        await router.met()
         exchange = router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))
         try:
             await exchange.answer

@@ -91,6 +91,7 @@ class MemoryLink:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._peer: MemoryLink | None = None
+        self._is_lost = False
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -111,15 +112,17 @@ class MemoryLink:
         """Both ends are lost, after what was sent has arrived."""
         peer, self._peer = self._peer, None
         if peer is not None:
-            self._loop.call_soon(self._receiver.lost, self)
+            self._loop.call_soon(self._lose)
             self._loop.call_soon(peer._lose)
 
     def _receive(self, message: Message, body: bytes) -> None:
-        self._receiver.received(self, message, body)
+        if not self._is_lost:
+            self._receiver.received(self, message, body)
 
     def _lose(self) -> None:
-        if self._peer is not None:
-            self._peer = None
+        self._peer = None
+        if not self._is_lost:
+            self._is_lost = True
             self._receiver.lost(self)
 
 

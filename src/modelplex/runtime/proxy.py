@@ -114,6 +114,7 @@ class _Request:
             more=False,
             http=_http_head(self._scope, app),
         )
+        await router.met()
         exchange = router.begin(begin, Upload(body, more=more))
         follower = asyncio.create_task(self._follow_client(exchange, router, more))
         try:

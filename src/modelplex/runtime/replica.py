@@ -104,15 +104,13 @@ class Replica:
     def ongoing(self) -> int:
         return self._slots.own
 
-    def finished(self, serving: Serving) -> None:
+    def finished(self, serving: Serving, *, answered: bool) -> None:
         self._slots.give_back()
         for link, believes_full in self._links.items():
-            if believes_full and link is not serving.link:
-                self._links[link] = False
+            own = link is serving.link
+            if (own and not answered) or (believes_full and not own):
                 link.send(messages.Ongoing(self.ongoing))
-        # Its own router hears of it by the answer.
-        if serving.link in self._links:
-            self._links[serving.link] = False
+            self._links[link] = False
 
     # What routers say (link.Receiver)
 

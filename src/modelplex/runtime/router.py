@@ -46,6 +46,7 @@ class Exchange:
             self.body.fail(error)
         elif not self.answer.done():
             self.answer.set_exception(error)
+            self.answer.exception()  # whoever waited for it may be gone
 
     def end_upload(self) -> None:
         self.upload.stop()
@@ -74,6 +75,16 @@ class DeploymentRouter:
         self._links: dict[str, Link] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._unmet: set[str] | None = None  # replicas known from the start of which nothing has been heard yet
+        self._met = asyncio.Event()
+
+    async def met(self) -> None:
+        """Return when each replica known from the start is linked, or could not be at first.
+
+        A request that did not wait for this would be decided on with part of the replicas, or turned away for want of
+        any.
+        """
+        await self._met.wait()
 
     # Requests
 
@@ -92,11 +103,9 @@ class DeploymentRouter:
         number = exchange.begin.stream
         if self._exchanges.pop(number, None) is None:
             return
-        exchange.end_upload()
+        exchange.fail(errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
         if (link := self._links.get(exchange.replica_id)) is not None:
             link.send(messages.Cancel(number))
-        if not exchange.answer.done():
-            exchange.answer.cancel()
         self._perform(self._core.cancel(number, self._loop.time()))
 
     # Replicas
@@ -104,6 +113,9 @@ class DeploymentRouter:
     def update(self, replicas: Iterable[messages.ReplicaInfo]) -> None:
         """These are the replicas to use from now on."""
         before, self._addresses = self._addresses, {r.replica_id: r.address for r in replicas}
+        if self._unmet is None:
+            self._unmet = set(self._addresses)
+            self._has_met("")
         for replica_id in before.keys() - self._addresses.keys():
             self._retire(replica_id)
             if replica_id not in self._links and (task := self._link_tasks.get(replica_id)) is not None:
@@ -145,8 +157,16 @@ class DeploymentRouter:
                     link.close()
             else:
                 failures = 0
+                self._has_met(replica_id)
                 await peer.gone
+            self._has_met(replica_id)
             await asyncio.sleep(_RECONNECT.delay_s(max(1, failures)))
+
+    def _has_met(self, replica_id: str) -> None:
+        assert self._unmet is not None
+        self._unmet.discard(replica_id)
+        if not self._unmet:
+            self._met.set()
 
     def _link_task_over(self, replica_id: str, task: asyncio.Task[None]) -> None:
         if self._link_tasks.get(replica_id) is task:

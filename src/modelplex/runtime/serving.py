@@ -38,8 +38,8 @@ class Host(Protocol):
     def ongoing(self) -> int:
         """How many requests run on the replica."""
 
-    def finished(self, serving: "Serving") -> None:
-        """The request no longer needs its slot."""
+    def finished(self, serving: "Serving", *, answered: bool) -> None:
+        """The request no longer needs its slot. If it was answered, its answer tells its own router so."""
 
 
 class Serving:
@@ -85,18 +85,18 @@ class Serving:
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
-            self._end()
+            self._end(answered=False)
             elapsed_ms = (time.perf_counter() - self._began) * 1e3
             log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
 
-    def _end(self) -> None:
+    def _end(self, *, answered: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
         if not self._ended:
             self._ended = self._context.ended = True
             for release in self._context.leases:
                 release()
             self._context.leases.clear()
-            self._host.finished(self)
+            self._host.finished(self, answered=answered)
 
     async def _call(self) -> None:
         args, kwargs = payload.loads(await self.incoming.read_all())

@@ -238,6 +238,6 @@ def decode(head: bytes) -> Message:
     """The message of a frame's head. Raises `ProtocolError` if it is none."""
     try:
         message: Message = _decode(head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a frame is no message of version {VERSION}: {error}") from error
     return message
