@@ -74,23 +74,31 @@ class ProcessSet:
         deaths = 0
         while True:
             since = loop.time()
-            name, process = await self._start_one()
-            try:
-                address = await asyncio.shield(process.started)
-            except errors.DeploymentFailedError as error:
-                if self._gives_up(name, error):
-                    return
-            else:
-                self._runs(name, address)
-                how = await asyncio.shield(process.exited)
-                log.warning("%s %s; starting another.", name, how)
-            await asyncio.shield(process.exited)
-            del self._processes[name]
-            if self.running.pop(name, None) is not None:
-                self._changed()
+            if not await self._run_one():
+                return
             deaths = 1 if loop.time() - since > config.RESTART_FORGET_S else deaths + 1
             if deaths > 1:
                 await asyncio.sleep(self._backoff.delay_s(deaths - 1))
+
+    async def _run_one(self) -> bool:
+        """One process, from its start to its end. Answers whether to start another."""
+        try:
+            name, process = await self._start_one()
+        except OSError as error:
+            return not self._gives_up(self._title, errors.DeploymentFailedError(f"no process can be started: {error}"))
+        go_on = True
+        try:
+            address = await asyncio.shield(process.started)
+        except errors.DeploymentFailedError as error:
+            go_on = not self._gives_up(name, error)
+        else:
+            self._runs(name, address)
+            log.warning("%s %s; starting another.", name, await asyncio.shield(process.exited))
+        await asyncio.shield(process.exited)
+        del self._processes[name]
+        if self.running.pop(name, None) is not None:
+            self._changed()
+        return go_on
 
     async def _start_one(self) -> tuple[str, Process]:
         starting = asyncio.ensure_future(self._start())

@@ -1,0 +1,190 @@
+"""Processes that are kept running, under virtual time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from scripted_engine import ScriptedProcess
+
+from modelplex import config, errors
+from modelplex.runtime.engine import Process
+from modelplex.runtime.process_set import ProcessSet
+from modelplex.testing import run_virtual
+from modelplex.wire import messages
+
+
+class World:
+    """A set of processes that start when the test says so."""
+
+    def __init__(self, count: int = 2, failed_starts_max: int = 3) -> None:
+        self.processes: list[ScriptedProcess] = []
+        self.changes = 0
+        self.set = ProcessSet("app_D", count, self._start, self._changed, failed_starts_max)
+
+    async def _start(self) -> tuple[str, Process]:
+        await asyncio.sleep(0.01)  # starting a process takes its time, and can be interrupted
+        process = ScriptedProcess(f"p{len(self.processes)}")
+        self.processes.append(process)
+        return process.name, process
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    async def count_above(self, count: int) -> None:
+        """Return when more processes than that have been started."""
+        while len(self.processes) <= count:  # noqa: ASYNC110 - virtual time makes waiting free
+            await asyncio.sleep(0.01)
+
+    async def all_started(self) -> None:
+        await asyncio.sleep(0.02)
+        for process in self.processes:
+            if not process.started.done():
+                process.starts()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+def in_world(check: Callable[[World], Awaitable[None]], **options: int) -> None:
+    async def main() -> None:
+        world = World(**options)
+        await check(world)
+        await world.set.stop(1.0)
+        assert all(p.exited.done() for p in world.processes)
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
+def test_it_is_ready_when_all_have_started() -> None:
+    async def check(world: World) -> None:
+        await asyncio.sleep(0.02)
+        world.processes[0].starts()
+        await asyncio.sleep(1)
+        assert not world.set.ready.done()
+        world.processes[1].starts()
+        await world.set.ready
+        assert world.set.running == {"p0": "address of p0", "p1": "address of p1"}
+
+    in_world(check)
+
+
+def test_one_that_dies_is_replaced_at_once_and_said_to_have_changed() -> None:
+    async def check(world: World) -> None:
+        await world.all_started()
+        changes = world.changes
+        world.processes[0].dies()
+        await asyncio.sleep(0.02)
+        assert (list(world.set.running), len(world.processes), world.changes) == (["p1"], 3, changes + 1)
+        await world.all_started()
+        assert list(world.set.running) == ["p1", "p2"]
+
+    in_world(check)
+
+
+def test_one_that_keeps_dying_is_replaced_later_each_time() -> None:
+    async def check(world: World) -> None:
+        died: list[float] = []
+        for _ in range(6):
+            await world.all_started()
+            world.processes[-1].dies()
+            died.append(asyncio.get_running_loop().time())
+            count = len(world.processes)
+            await world.count_above(count)
+        waits = [p.began - at for p, at in zip(world.processes[1:], died, strict=True)]
+        assert waits == pytest.approx([0.01, 0.11, 0.21, 0.41, 0.81, 1.61], abs=0.011)
+
+    in_world(check, count=1)
+
+
+def test_one_that_lived_long_is_replaced_at_once_again() -> None:
+    async def check(world: World) -> None:
+        for _ in range(5):
+            await world.all_started()
+            await asyncio.sleep(config.RESTART_FORGET_S + 1)
+            count = len(world.processes)
+            world.processes[-1].dies()
+            await asyncio.sleep(0.02)
+            assert len(world.processes) == count + 1
+
+    in_world(check, count=1)
+
+
+def test_it_gives_up_after_so_many_failed_starts_and_says_why() -> None:
+    async def check(world: World) -> None:
+        for number in range(3):
+            await world.count_above(number)
+            assert not world.set.ready.done()
+            world.processes[number].fails("no such file")
+        with pytest.raises(errors.DeploymentFailedError, match="no such file"):
+            await asyncio.shield(world.set.ready)
+        await asyncio.sleep(100)
+        assert len(world.processes) == 3
+        assert "no such file" in world.set.message
+
+    in_world(check, count=1)
+
+
+def test_one_that_has_run_before_is_never_given_up() -> None:
+    async def check(world: World) -> None:
+        await world.all_started()
+        world.processes[0].dies()
+        for number in range(1, 8):
+            await world.count_above(number)
+            world.processes[number].fails()
+        await asyncio.sleep(20)
+        assert world.set.message
+        await world.all_started()
+        assert (len(world.set.running), world.set.message) == (1, "")
+
+    in_world(check, count=1)
+
+
+def test_stopping_asks_and_then_kills() -> None:
+    async def main() -> None:
+        world = World()
+        await world.all_started()
+        world.processes[1].stubborn = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await world.set.stop(5.0)
+        assert loop.time() - began == pytest.approx(5.0 + config.STOP_MARGIN_S)
+        assert [p.killed for p in world.processes] == [True, True]
+        assert all(messages.Stop(5.0) in p.said for p in world.processes)
+        assert not world.set.running
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.015])
+def test_stopping_during_a_start_leaves_no_process(delay_s: float) -> None:
+    async def main() -> None:
+        world = World()
+        await asyncio.sleep(delay_s)
+        await world.set.stop(1.0)
+        await asyncio.sleep(1)
+        assert all(p.exited.done() for p in world.processes)
+        with pytest.raises(errors.DeploymentFailedError):
+            await world.set.ready
+
+    run_virtual(main())
+
+
+def test_a_machine_that_can_start_no_process_is_asked_again() -> None:
+    async def main() -> None:
+        refusals = 2
+
+        async def start() -> tuple[str, Process]:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise OSError("too many processes")
+            process = ScriptedProcess("p")
+            process.starts()
+            return "p", process
+
+        processes = ProcessSet("app_D", 1, start, lambda: None, 5)
+        await asyncio.shield(processes.ready)
+        assert list(processes.running) == ["p"]
+        await processes.stop(1.0)
+
+    run_virtual(main())
