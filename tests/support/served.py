@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -97,8 +98,20 @@ class Served:
 
 
 def children_of(pid: int) -> list[int]:
-    text = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in text.split()]
+    return [child for child, parent, _ in _processes() if parent == pid]
+
+
+def processes_naming(text: str) -> list[int]:
+    """The processes whose command line has this text."""
+    return [pid for pid, _, command in _processes() if text in command]
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """All that run: process, parent, command line."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    for line in listed.stdout.splitlines():
+        pid, parent, command = line.split(maxsplit=2)
+        yield int(pid), int(parent), command
 
 
 def is_running(pid: int) -> bool:
@@ -129,7 +142,8 @@ def serving(import_path: str, app_dir: Path = APPS, **environment: str) -> Itera
         served = None
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
+            readable, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+            line = process.stdout.readline() if readable else ""
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             assert found, f"it did not start: {line!r}\n{(folder / 'log').read_text()}"
             served = Served(process, int(found[1]), folder / "events", folder / "log")

@@ -5,21 +5,16 @@ import random
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from served import Reply, Served, call_from_many, is_running, serving, wait_until
+from served import Reply, Served, call_from_many, is_running, processes_naming, serving, wait_until
 
 pytestmark = pytest.mark.system
 
 
 def replica_pids(served: Served) -> list[int]:
-    found = []
-    for pid in served.children():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}").exists() else b""
-        if command and b"proxy-" not in command:
-            found.append(pid)
-    return found
+    proxies = processes_naming("proxy-")
+    return [pid for pid in served.children() if pid not in proxies]
 
 
 def test_a_killed_replica_loses_no_request() -> None:

@@ -73,7 +73,8 @@ class Directory:
             assert exchange.body is not None
             return payload.loads(await exchange.body.read_all())
         except errors.ModelplexError as error:
-            raise _as_raised(exchange, error) from error.__cause__
+            raised = _as_raised(exchange, error)
+            raise raised from raised.__cause__
         finally:
             router.cancel(exchange)
 
