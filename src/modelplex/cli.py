@@ -1,6 +1,7 @@
 """The command `modelplex`: thin verbs over the public interface.
 
-Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application failed; 2 the command is wrong.
+Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served, or was
+interrupted before it was; 2 the command line is wrong.
 """
 
 import importlib
@@ -19,6 +20,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: messages stay whole for whoever searches for them
 )
 
 _HTTP = config.HTTPOptions()
@@ -55,6 +57,10 @@ def run(
         from modelplex.reload import run_reloading
 
         raise typer.Exit(run_reloading([a for a in sys.argv[1:] if a not in ("--reload", "-r")], app_dir))
+    try:
+        config.check_route_prefix(route_prefix)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     # Listening begins before the application is imported: what comes meanwhile waits.
     running = driver.start("local", config.HTTPOptions(host=host, port=port))
     application = _import_application(import_path, app_dir)
@@ -104,22 +110,13 @@ def main() -> None:
     """Entry point of the command."""
     # SIGTERM ends the program in the same good order as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = 0
     try:
-        cli(standalone_mode=False)
-    except typer.Exit as error:
-        code = error.exit_code
-    except typer.BadParameter as error:
-        error.show()
-        code = 2
+        cli()
     except errors.ModelplexError as error:
         typer.echo(f"Error: {error}", err=True)
-        code = 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = 0
+        sys.exit(1)
     finally:
         driver.shutdown()
-    sys.exit(code)
 
 
 if __name__ == "__main__":

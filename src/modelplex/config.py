@@ -38,6 +38,14 @@ def check_model_id(model_id: str) -> str:
     return model_id
 
 
+def check_route_prefix(prefix: str | None) -> None:
+    """Raise ValueError, and say what a prefix looks like, if this is none. None is one: it is no route at all."""
+    if prefix is None or prefix == "/":
+        return
+    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix or "}" in prefix:
+        raise ValueError(f"A route_prefix begins with '/', does not end with one, and has no braces; got {prefix!r}.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentConfig:
     """The options of one deployment.

@@ -56,7 +56,7 @@ class Driver:
         """Run an application; answers a handle to it when it is ready. See `serve.run`."""
         if not name:
             raise errors.ModelplexError("The name of an application cannot be empty.")
-        _check_route_prefix(route_prefix)
+        config.check_route_prefix(route_prefix)
         nodes = flatten(application, name)
         self._do(self._controller.deploy(name, nodes, route_prefix))
         return DeploymentHandle(name, nodes[-1].deployment.name)
@@ -145,13 +145,6 @@ def wait_for_signal() -> None:
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)
-
-
-def _check_route_prefix(prefix: str | None) -> None:
-    if prefix is None or prefix == "/":
-        return
-    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix or "}" in prefix:
-        raise ValueError(f"A route_prefix begins with '/', does not end with one, and has no braces; got {prefix!r}.")
 
 
 def _new_log_dir() -> str:

@@ -17,10 +17,10 @@ def run_reloading(arguments: list[str], folder: Path) -> int:
         folder: the Python files below it are watched.
     """
     while True:
-        seen = _modified(folder)
+        seen = modified(folder)
         child = subprocess.Popen([sys.executable, "-m", "modelplex.cli", *arguments], process_group=0)
         try:
-            while _modified(folder) == seen:
+            while modified(folder) == seen:
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
@@ -30,7 +30,7 @@ def run_reloading(arguments: list[str], folder: Path) -> int:
         child.wait()
 
 
-def _modified(folder: Path) -> dict[Path, float]:
+def modified(folder: Path) -> dict[Path, float]:
     """When each Python file below the folder was changed last; hidden folders, such as environments, left out."""
     found = {}
     for path in folder.rglob("*.py"):

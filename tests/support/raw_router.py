@@ -16,6 +16,7 @@ from modelplex.wire import messages
 from modelplex.wire.messages import Answer, Chunk, Fail, Message
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 @dataclass
@@ -133,7 +134,7 @@ class RawRouter:
     async def until_lost(self) -> None:
         await self._when(lambda: self.is_lost or None)
 
-    async def _when(self, found: Callable[[], Any]) -> Any:
+    async def _when(self, found: Callable[[], T | None]) -> T:
         while (result := found()) is None:
             self._news.clear()
             await self._news.wait()

@@ -61,9 +61,12 @@ class Client:
 class Served:
     """A running program. `events` is a file to which the test's applications append lines."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int, events: Path, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", first_line: str, events: Path, log: Path) -> None:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", first_line)
+        assert found, f"it did not start: {first_line!r}\n{log.read_text()}"
         self.process = process
-        self.port = port
+        self.first_line = first_line
+        self.port = int(found[1])
         self._events = events
         self._log = log
 
@@ -139,15 +142,11 @@ def serving(import_path: str, app_dir: Path = APPS, **environment: str) -> Itera
         environment = {**os.environ, "EVENTS": str(folder / "events"), "TMPDIR": name, **environment}
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-        served = None
         try:
             assert process.stdout is not None
             readable, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
             line = process.stdout.readline() if readable else ""
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            assert found, f"it did not start: {line!r}\n{(folder / 'log').read_text()}"
-            served = Served(process, int(found[1]), folder / "events", folder / "log")
-            yield served
+            yield Served(process, line, folder / "events", folder / "log")
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
