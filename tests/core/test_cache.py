@@ -652,12 +652,20 @@ def test_a_ticket_is_in_the_cache_while_it_waits_or_holds_a_lease() -> None:
     assert steps == [[Load("a")], [Grant(1, "a", Start.COLD)], []]
 
 
-def test_what_was_not_commanded_cannot_have_happened() -> None:
-    cache = make(1)
-    keep(cache, "a")
-    with pytest.raises(RuntimeError, match="cannot go from"):
-        cache.loaded("a", 1, NOW)
-    with pytest.raises(RuntimeError, match="cannot go from"):
-        cache.unloaded("a", NOW)
-    with pytest.raises(KeyError):
-        cache.loaded("b", 1, NOW)
+@pytest.mark.parametrize("model_id", ["resident", "leased", "loading", "unloading", "waiting", "unknown"])
+def test_what_was_not_commanded_cannot_have_happened(model_id: str) -> None:
+    cache = make(4)
+    keep(cache, "unloading")
+    for ticket, acquired in enumerate(("loading", "leased", "resident"), start=10):
+        cache.acquire(ticket, acquired, None, NOW)
+    for loaded in ("leased", "resident"):
+        cache.loaded(loaded, 1, NOW)
+    cache.release(12, NOW)
+    cache.acquire(13, "leased", None, NOW)
+    cache.close(NOW)
+    ends = {"loaded": lambda: cache.loaded(model_id, 1, NOW), "unloaded": lambda: cache.unloaded(model_id, NOW)}
+    ends["load_failed"] = lambda: cache.load_failed(model_id, "error", NOW)
+    legal = {"loading": {"loaded", "load_failed"}, "unloading": {"unloaded"}, "resident": {"unloaded"}}
+    for name in ends.keys() - legal.get(model_id, set()):
+        with pytest.raises(RuntimeError, match="is not"):
+            ends[name]()

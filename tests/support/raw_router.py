@@ -38,10 +38,10 @@ class Reply:
 class RawRouter:
     """The router's end of a link. It says hello at once, and gives credit for what it gets unless told not to."""
 
-    def __init__(self, replica: Replica, *, version: int | None = messages.VERSION, credits: bool = True) -> None:
+    def __init__(self, replica: Replica, *, version: int | None = messages.VERSION, gives_credit: bool = True) -> None:
         self.heard: list[tuple[Message, bytes]] = []
         self.is_lost = False
-        self._credits = credits
+        self._gives_credit = gives_credit
         self._news = asyncio.Event()
         self._streams = itertools.count(1)
         self.link, self.far_end = MemoryLink.pair(self, replica)
@@ -52,7 +52,7 @@ class RawRouter:
 
     def received(self, link: Link, message: Message, body: bytes) -> None:
         self.heard.append((message, body))
-        if self._credits and isinstance(message, Answer | Chunk) and body and message.more:
+        if self._gives_credit and isinstance(message, Answer | Chunk) and body and message.more:
             self.say(messages.Credit(message.stream, len(body)))
         self._news.set()
 

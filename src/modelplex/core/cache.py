@@ -216,7 +216,7 @@ class ModelCache:
 
     def loaded(self, model_id: str, size_bytes: int, now: float) -> list[Command]:
         """A load has ended well."""
-        entry = self._entries[model_id]
+        entry = self._in_phase(model_id, Phase.LOADING)
         self._move(entry, Phase.RESIDENT)
         entry.size_bytes, entry.load_s = size_bytes, now - entry.load_started
         self._failures.pop(model_id, None)
@@ -226,7 +226,7 @@ class ModelCache:
 
     def load_failed(self, model_id: str, error: object, now: float) -> list[Command]:
         """A load has failed: everyone who waited for it is told, once."""
-        entry = self._entries[model_id]
+        entry = self._in_phase(model_id, Phase.LOADING)
         before = self._failures.pop(model_id, None)
         count = before.count + 1 if before else 1
         delay_s = self._backoff.delay_s(count)
@@ -239,7 +239,7 @@ class ModelCache:
 
     def unloaded(self, model_id: str, now: float) -> list[Command]:
         """A model has been destroyed; its room is free."""
-        entry = self._entries[model_id]
+        entry = self._in_phase(model_id, Phase.UNLOADING)
         entry.opener = next(iter(entry.waiters), None)
         self._move(entry, Phase.WAITING if entry.waiters else None)
         return self._make_room(now)
@@ -347,6 +347,12 @@ class ModelCache:
                 lessees |= owners
         stuck = lessees & blocked
         return max((t for e in self._queue.values() for t, owner in e.waiters.items() if owner in stuck), default=None)
+
+    def _in_phase(self, model_id: str, phase: Phase) -> _Entry:
+        entry = self._entries.get(model_id)
+        if entry is None or entry.phase is not phase:
+            raise RuntimeError(f"model {model_id!r} is not {phase.value}")
+        return entry
 
     def _move(self, entry: _Entry, to: Phase | None) -> None:
         """The only place where a phase changes, with all that is counted by phase."""

@@ -1,6 +1,7 @@
 """The user's class or function inside of a replica: constructed once, called for each request, destroyed once."""
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 from collections.abc import Callable
@@ -39,9 +40,10 @@ class Servable:
         if inspect.isclass(made):
             args, kwargs = definition.args, definition.kwargs or {}
             instance = made.__new__(made, *args, **kwargs) if made.__new__ is not object.__new__ else made.__new__(made)
-            result: Any = made.__init__(instance, *args, **kwargs)
-            if inspect.isawaitable(result):
-                await result
+            if isinstance(instance, made):  # as Python does it: what __new__ makes of another class is complete
+                result: Any = made.__init__(instance, *args, **kwargs)
+                if inspect.isawaitable(result):
+                    await result
             return cls(instance, threads_max)
         if definition.args or definition.kwargs:
             raise TypeError(f"The deployment is a function, {made.__name__}, so bind() takes no arguments.")
@@ -85,11 +87,21 @@ async def in_thread(threads: Executor, call: Callable[[], Any]) -> Any:
     Threads cannot be stopped, and what the call uses (its slot, its models) must stay its own for as long as it runs.
     """
     copied = contextvars.copy_context()
-    future = asyncio.get_running_loop().run_in_executor(threads, copied.run, call)
+    future = asyncio.get_running_loop().run_in_executor(threads, copied.run, _without_stop_iteration, call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([future])
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):  # one cancellation is enough
+                await asyncio.wait([future])
         if not future.cancelled():
             future.exception()
         raise
+
+
+def _without_stop_iteration(call: Callable[[], Any]) -> Any:
+    """What a coroutine does, too (PEP 479): a future takes no StopIteration, and would never be done."""
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError("the call raised StopIteration") from error

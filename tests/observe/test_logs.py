@@ -1,0 +1,345 @@
+"""Log lines: how they look, where they go, and what becomes of them when they cannot be written."""
+
+import io
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from modelplex import context
+from modelplex.context import RequestContext
+from modelplex.observe import logs
+from modelplex.observe.logs import LineFormatter, QueueHandler
+
+LOGGER = "modelplex.tests.logs"
+
+# From the page that users know.
+KNOWN_LINES = """\
+INFO 2023-05-24 01:19:03,853 default_Model default_Model#EjYmnQ CUpzhwUUNw / default replica.py:442 - \
+Started executing request CUpzhwUUNw
+INFO 2023-05-24 01:19:03,854 default_Model default_Model#EjYmnQ CUpzhwUUNw / default multiplex.py:131 - \
+Loading model '1'.
+INFO 2023-05-24 01:19:04,859 default_Model default_Model#EjYmnQ CUpzhwUUNw / default replica.py:542 - \
+__CALL__ OK 1005.8ms
+""".splitlines()
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    logger, top = logging.getLogger(LOGGER), logging.getLogger("modelplex")
+    level = top.level
+    logger.setLevel(logging.INFO)
+    yield logger
+    top.setLevel(level)
+
+
+@pytest.fixture
+def _in_request() -> Iterator[None]:
+    context.set_request(RequestContext("CUpzhwUUNw", "default", "/", "__call__"))
+    yield
+    context.set_request(None)
+
+
+class Watched(io.StringIO):
+    """Tells when the writing thread has caught up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed = threading.Event()
+
+    def flush(self) -> None:
+        self.flushed.set()
+
+
+class Stuck(Watched):
+    """A terminal that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.let_go = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.asked.set()
+        assert self.let_go.wait(10)
+        return super().write(text)
+
+
+class Full(io.StringIO):
+    """A disk without room."""
+
+    def write(self, text: str) -> int:
+        raise OSError("no space left on device")
+
+
+def to(log: logging.Logger, *streams: IO[str]) -> QueueHandler:
+    return QueueHandler(logging.Formatter("%(message)s"), list(streams), log)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+# A line
+
+
+@pytest.mark.parametrize("known", KNOWN_LINES)
+def test_a_line_is_exactly_as_users_know_it(known: str) -> None:
+    parts = re.fullmatch(r"INFO (\S+ \S+),(\d+) \S+ \S+ \S+ \S+ \S+ (\S+):(\d+) - (.*)", known)
+    assert parts is not None
+    at, msecs, file, number, message = parts.groups()
+    record = logging.LogRecord("modelplex", logging.INFO, f"/somewhere/{file}", int(number), message, None, None)
+    record.created = datetime.fromisoformat(at).timestamp()
+    record.msecs = float(msecs)
+    record.request = RequestContext("CUpzhwUUNw", "default", "/", "__call__")
+    assert LineFormatter("default_Model", "default_Model#EjYmnQ").format(record) == known
+
+
+def formatted(request: RequestContext | None, component: str = "default_Model", process: str = "r#1") -> list[str]:
+    """The words of a line after its time."""
+    record = logging.LogRecord("modelplex", logging.WARNING, "file.py", 7, "hello %s", ("you",), None)
+    if request is not None:
+        record.request = request
+    return LineFormatter(component, process).format(record).split(" ")[3:]
+
+
+def test_outside_of_a_request_there_are_dashes() -> None:
+    assert formatted(None) == ["default_Model", "r#1", "-", "-", "-", "file.py:7", "-", "hello", "you"]
+
+
+def test_a_request_without_a_route_has_a_dash_for_it() -> None:
+    request = RequestContext("id", "shop", "", "__call__")
+    assert formatted(request) == ["default_Model", "r#1", "id", "-", "shop", "file.py:7", "-", "hello", "you"]
+
+
+def test_names_with_percent_signs_are_no_formats() -> None:
+    assert formatted(None, "100%s_Model", "50%(x)d%#1")[:2] == ["100%s_Model", "50%(x)d%#1"]
+
+
+def test_a_traceback_follows_its_line() -> None:
+    try:
+        raise ValueError("inside")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("modelplex", logging.ERROR, "file.py", 7, "it failed", None, info)
+    first, *rest = LineFormatter("c", "p").format(record).splitlines()
+    assert first.endswith(" - it failed")
+    assert (rest[0], rest[-1]) == ("Traceback (most recent call last):", "ValueError: inside")
+
+
+# Where lines go
+
+
+def test_each_replica_has_a_file_of_its_own(log: logging.Logger, tmp_path: Path) -> None:
+    handler = logs.start("default_Model", "default_Model#EjYmnQ", str(tmp_path), console=False, logger=LOGGER)
+    log.info("hello")
+    handler.close()
+    [path] = tmp_path.iterdir()
+    assert path.name == "default_Model_EjYmnQ.log"
+    [line] = lines(path)
+    assert re.fullmatch(
+        r"INFO \d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} default_Model default_Model#EjYmnQ - - - test_logs\.py:\d+ - hello",
+        line,
+    )
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd#1", "/etc/passwd", "a/b#1", "a b\n#1"])
+def test_no_name_leads_out_of_the_folder(log: logging.Logger, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "logs"
+    logs.start("c", name, str(folder), console=False, logger=LOGGER).close()
+    assert [path.parent for path in tmp_path.rglob("*.log")] == [folder]
+
+
+def test_the_folder_is_made_and_a_file_that_is_there_is_continued(log: logging.Logger, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    for message in ("first", "second"):
+        handler = logs.start("c", "p", str(folder), console=False, logger=LOGGER)
+        log.info(message)
+        handler.close()
+    assert [line.split(" - ")[-1] for line in lines(folder / "p.log")] == ["first", "second"]
+
+
+def test_without_a_folder_there_is_the_console_alone(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handler = logs.start("c", "p", logger=LOGGER)
+    log.info("hello")
+    handler.close()
+    assert capsys.readouterr().err.endswith(" - hello\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_console_can_be_left_out(log: logging.Logger, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    log.info("hello")
+    handler.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_loggers_below_are_written_and_others_are_not(log: logging.Logger, tmp_path: Path) -> None:
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    logging.getLogger(f"{LOGGER}.below").info("below")
+    logging.getLogger("somebody.else").error("elsewhere")
+    handler.close()
+    assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == ["below"]
+
+
+def test_information_is_written_unless_the_user_decides_otherwise(log: logging.Logger, tmp_path: Path) -> None:
+    logging.getLogger("modelplex").setLevel(logging.WARNING)
+    log.setLevel(logging.NOTSET)
+    logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER).close()
+    assert log.isEnabledFor(logging.INFO)
+    assert not log.isEnabledFor(logging.DEBUG)
+
+
+@pytest.mark.usefixtures("_in_request")
+def test_a_line_names_the_request_that_it_was_logged_in(log: logging.Logger, tmp_path: Path) -> None:
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    log.info("inside")
+    context.set_request(None)
+    log.info("outside")
+    handler.close()
+    inside, outside = lines(tmp_path / "p.log")
+    assert " c p CUpzhwUUNw / default " in inside
+    assert " c p - - - " in outside
+
+
+# The end
+
+
+def test_closing_writes_everything_that_was_logged(log: logging.Logger, tmp_path: Path) -> None:
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    for number in range(1000):
+        log.info("line %d", number)
+    handler.close()
+    assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == [f"line {n}" for n in range(1000)]
+
+
+def test_after_closing_nothing_is_kept_for_nobody(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    handler = to(log, stream)
+    assert (log.handlers, log.propagate) == ([handler], False)
+    handler.close()
+    log.info("too late")
+    assert (log.handlers, log.propagate) == ([], True)
+    assert stream.getvalue() == ""
+
+
+def test_closing_twice_is_nothing(log: logging.Logger) -> None:
+    handler = to(log, io.StringIO())
+    handler.close()
+    handler.close()
+
+
+def test_the_root_logger_can_be_written_too() -> None:
+    root, stream = logging.getLogger(), io.StringIO()
+    handler = to(root, stream)
+    logging.getLogger("somebody.else").warning("elsewhere")
+    handler.close()
+    assert stream.getvalue() == "elsewhere\n"
+    assert handler not in root.handlers
+
+
+# When writing is slow, or fails
+
+
+def test_whoever_logs_does_not_wait_for_the_terminal(log: logging.Logger) -> None:
+    stream = Stuck()
+    handler = to(log, stream)
+    for number in range(100):
+        log.info("line %d", number)  # would never end if it waited
+    assert stream.asked.wait(10)
+    assert stream.getvalue() == ""
+    stream.let_go.set()
+    handler.close()
+    assert stream.getvalue() == "".join(f"line {n}\n" for n in range(100))
+
+
+@pytest.fixture
+def flooded(log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stuck, QueueHandler]]:
+    """A handler that was told ten lines, of which one is being written, three fit on its queue and six are dropped."""
+    monkeypatch.setattr(logs, "RECORDS_MAX", 3)
+    stream = Stuck()
+    handler = to(log, stream)
+    log.info("line 0")
+    assert stream.asked.wait(10)
+    for number in range(1, 10):
+        log.info("line %d", number)
+    yield stream, handler
+    stream.let_go.set()
+    handler.close()
+
+
+DROPPED = "({} lines were dropped here: they came faster than they could be written)"
+
+
+def test_lines_that_come_too_fast_are_dropped_and_counted(flooded: tuple[Stuck, QueueHandler]) -> None:
+    stream, handler = flooded
+    assert handler.dropped == 6
+    stream.let_go.set()
+    handler.close()
+    assert stream.getvalue().splitlines() == [*(f"line {n}" for n in range(4)), DROPPED.format(6)]
+
+
+def test_dropped_lines_are_reported_once(flooded: tuple[Stuck, QueueHandler], log: logging.Logger) -> None:
+    stream, handler = flooded
+    stream.let_go.set()
+    assert stream.flushed.wait(10)
+    log.info("afterwards")
+    handler.close()
+    assert stream.getvalue().count("dropped") == 1
+    assert stream.getvalue().endswith("\nafterwards\n")
+
+
+def test_a_line_is_flushed_before_the_next_one_comes(log: logging.Logger) -> None:
+    stream = Watched()
+    handler = to(log, stream)
+    log.info("hello")
+    assert stream.flushed.wait(10)
+    assert stream.getvalue() == "hello\n"
+    handler.close()
+
+
+@pytest.mark.parametrize("broken", [Full, lambda: closed()], ids=["full", "closed"])
+def test_a_stream_that_fails_does_not_end_the_others(log: logging.Logger, broken: Callable[[], IO[str]]) -> None:
+    good = io.StringIO()
+    handler = to(log, broken(), good)
+    log.info("first")
+    log.info("second")
+    handler.close()
+    assert good.getvalue() == "first\nsecond\n"
+
+
+def closed() -> IO[str]:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+def test_a_wrong_log_call_is_reported_and_does_not_end_the_rest(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    handler = to(log, stream)
+    log.info("%d models", "many")
+    log.info("afterwards")
+    handler.close()
+    assert stream.getvalue() == "afterwards\n"
+    assert "TypeError: %d format" in capsys.readouterr().err
+
+
+def test_text_that_cannot_be_encoded_does_not_end_the_file(log: logging.Logger, tmp_path: Path) -> None:
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    log.info("a file named \udcff")
+    log.info("afterwards: ü 模型")
+    handler.close()
+    assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == [
+        "a file named \\udcff",
+        "afterwards: ü 模型",
+    ]
