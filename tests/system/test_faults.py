@@ -60,6 +60,24 @@ def replica_of(served: Served) -> int:
     return int(served.call("m1", "/pid").body)
 
 
+def test_a_killed_proxy_is_replaced_and_clients_wait_for_it() -> None:
+    with serving("many:three") as served:
+        served.call("m1")
+        (proxy,) = set(processes_naming("proxy-")) & set(served.children())
+        os.kill(proxy, signal.SIGKILL)
+        assert served.call("m1").start == "warm"
+
+
+def test_what_dies_is_noticed_and_replaced_and_status_goes_on() -> None:
+    with serving("many:three") as served:
+        served.call("m1")
+        before = set(replica_pids(served))
+        victim = before.pop()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(replica_pids(served)) == 3 and before < set(replica_pids(served)), "it is replaced")
+        assert "killed by SIGKILL; starting another" in served.log
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything_in_good_order(number: signal.Signals) -> None:
     with serving("many:three") as served:

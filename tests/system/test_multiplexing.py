@@ -7,7 +7,7 @@ import random
 import threading
 
 import pytest
-from served import Served, call_from_many, serving, wait_until
+from served import Reply, Served, call_from_many, serving, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -74,6 +74,29 @@ def test_loads_of_different_models_overlap() -> None:
         began = [float(e.split()[2]) for e in served.events if e.startswith("load ")]
         ended = [float(e.split()[2]) for e in served.events if e.startswith("loaded ")]
         assert max(began) < min(ended)
+
+
+def test_a_loader_that_blocks_its_event_loop_misleads_nobody_and_is_not_taken_for_dead() -> None:
+    with serving("many:three", LOAD_S="2") as served:
+        before = served.children()
+        replies: dict[str, list[Reply]] = {"blocking": [], "m1": []}
+
+        def call(model_id: str) -> None:
+            replies[model_id].append(served.call(model_id))
+
+        first = threading.Thread(target=call, args=("blocking",))
+        first.start()
+        wait_until(lambda: loads(served) == ["blocking"], "the load has begun")
+        others = [threading.Thread(target=call, args=(model_id,)) for model_id in ("blocking", "blocking", "m1")]
+        for thread in others:
+            thread.start()
+        for thread in (first, *others):
+            thread.join()
+        # Whoever asked for the model during its load was sent to the same replica, and nobody else was sent there.
+        assert sorted(loads(served)) == ["blocking", "m1"]
+        assert len({r.replica for r in replies["blocking"]}) == 1
+        assert replies["m1"][0].replica != replies["blocking"][0].replica
+        assert served.children() == before
 
 
 def test_a_client_that_leaves_during_a_load_disturbs_nobody() -> None:

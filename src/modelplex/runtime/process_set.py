@@ -67,7 +67,7 @@ class ProcessSet:
         for process in self._processes.values():
             process.kill()
         if exits:
-            await asyncio.wait(exits)
+            await asyncio.wait(exits, timeout=config.STOP_MARGIN_S)
 
     async def _keep_one(self) -> None:
         loop = asyncio.get_running_loop()

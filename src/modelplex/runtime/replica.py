@@ -25,6 +25,9 @@ MODEL_THREADS = 32
 # A router that does not take what it is sent must not hold up a load for longer.
 PUBLISH_TIMEOUT_S = 0.1
 
+# Code that passes over a cancellation is cancelled again, at most so often.
+CANCEL_AGAIN_S = 0.1
+
 
 @dataclass(frozen=True)
 class ReplicaSpec:
@@ -76,7 +79,7 @@ class Replica:
         while self._tasks:
             for task in self._tasks.values():
                 task.cancel()
-            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+            await asyncio.wait(self._tasks.values(), timeout=max(timeout_s, CANCEL_AGAIN_S))
         try:
             await self.servable.destroy()
         except Exception as error:  # the user's destructor may raise anything
@@ -137,6 +140,9 @@ class Replica:
             self._cancel(key)
 
     def _welcome(self, link: Link, version: int) -> None:
+        if self._retiring:
+            link.close()  # a welcome would be an invitation to send requests
+            return
         hosts = self._hosts.values()
         link.send(
             messages.Welcome(
@@ -149,7 +155,7 @@ class Replica:
                 loading=list({m for h in hosts for m in h.cache.loading}),
             )
         )
-        if version != messages.VERSION or self._retiring:
+        if version != messages.VERSION:
             link.close()
         else:
             self._links[link] = not self._slots.free
@@ -170,6 +176,7 @@ class Replica:
         task.add_done_callback(lambda _: self._over(key, serving))
 
     def _over(self, key: tuple[Link, int], serving: Serving) -> None:
+        serving.end(answered=False)  # one that is cancelled before its first step has not done so itself
         del self._tasks[serving]
         if self._servings.get(key) is serving:
             del self._servings[key]

@@ -20,6 +20,9 @@ from modelplex.wire.messages import Answer, Begin, Fail, Message
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
+
+# A replica whose user code blocks its event loop must not hold up requests that others could serve.
+MEET_TIMEOUT_S = 0.5
 _RECONNECT = Backoff(base_s=0.02, max_s=1.0)
 
 
@@ -77,9 +80,10 @@ class DeploymentRouter:
         self._timer_at = 0.0
         self._unmet: set[str] | None = None  # replicas known from the start of which nothing has been heard yet
         self._met = asyncio.Event()
+        self._meeting: asyncio.TimerHandle | None = None
 
     async def met(self) -> None:
-        """Return when each replica known from the start is linked, or could not be at first.
+        """Return when each replica known from the start is linked, could not be at first, or is too slow.
 
         A request that did not wait for this would be decided on with part of the replicas, or turned away for want of
         any.
@@ -115,6 +119,7 @@ class DeploymentRouter:
         before, self._addresses = self._addresses, {r.replica_id: r.address for r in replicas}
         if self._unmet is None:
             self._unmet = set(self._addresses)
+            self._meeting = self._loop.call_later(MEET_TIMEOUT_S, self._met.set)
             self._has_met("")
         for replica_id in before.keys() - self._addresses.keys():
             self._retire(replica_id)
@@ -136,8 +141,9 @@ class DeploymentRouter:
         await asyncio.gather(*tasks, return_exceptions=True)
         for exchange in list(self._exchanges.values()):
             self.cancel(exchange)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._meeting):
+            if timer is not None:
+                timer.cancel()
 
     async def _keep_link(self, replica_id: str) -> None:
         """Hold a link to a replica for as long as it is wanted; one that is lost is opened again."""

@@ -85,11 +85,11 @@ class Serving:
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
-            self._end(answered=False)
+            self.end(answered=False)
             elapsed_ms = (time.perf_counter() - self._began) * 1e3
             log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
 
-    def _end(self, *, answered: bool = True) -> None:
+    def end(self, *, answered: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
         if not self._ended:
             self._ended = self._context.ended = True
@@ -104,7 +104,7 @@ class Serving:
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise TypeError(f"{self._begin.method_name} is a generator, which a handle cannot call.")
         data = payload.dumps(value)
-        self._end()
+        self.end()
         await self._answer(200, [], data)
 
     async def _answer_http(self, head: messages.HTTPHead) -> None:
@@ -131,7 +131,7 @@ class Serving:
             await self._stream(value)
         else:
             headers, body = encode(value)
-            self._end()
+            self.end()
             await self._answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
 
     async def _answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
@@ -160,7 +160,7 @@ class Serving:
         async with contextlib.aclosing(as_async(parts)) as chunks:
             async for part in chunks:
                 await self.outgoing.write(encode(part)[1])
-        self._end()
+        self.end(answered=False)  # the last chunk of an answer does not tell
         await self.outgoing.write(b"", last=True)
 
     # The ASGI side of a Starlette Request and Response
@@ -179,7 +179,7 @@ class Serving:
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         if not more and not self._has_background:
-            self._end()
+            self.end(answered=not self._answered)
         if not self._answered:
             await self._answer(self._start["status"], list(self._start.get("headers", [])), body, more=more)
         else:
@@ -190,7 +190,7 @@ class Serving:
         self._fail(error, errors.UserCodeError.__name__, repr(error), None)
 
     def _fail(self, error: BaseException, name: str, message: str, retry_after_s: float | None) -> None:
-        self._end()
+        self.end()
         data = b"" if self._begin.http is not None else payload.dumps_exception(error)
         data = data if len(data) <= CHUNK_BYTES else b""
         self.link.send(Fail(self._begin.stream, name, message, retry_after_s, self._host.ongoing), data)

@@ -45,6 +45,8 @@ class Many:
     @serve.multiplexed(max_num_models_per_replica=4)
     async def get_model(self, model_id: str) -> Any:
         note(f"load {model_id} {time.monotonic()}")
+        if model_id.startswith("blocking"):
+            time.sleep(LOAD_S)  # noqa: ASYNC251 - as torch.load would
         await asyncio.sleep(LOAD_S)
         if model_id.startswith("broken"):
             raise ValueError("the secret of this file")
