@@ -10,8 +10,6 @@ from modelplex.errors import NotInReplicaError
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from modelplex.multiplex import Loader
-
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
@@ -63,7 +61,8 @@ class ReplicaScope(Protocol):
     @property
     def context(self) -> ReplicaContext: ...
 
-    def get_model(self, loader: "Loader", owner: object, model_id: str) -> Awaitable[Any]: ...
+    def get_model(self, loader: Any, owner: object, model_id: str) -> Awaitable[Any]:
+        """The model from the cache of a `multiplex.Loader`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,16 +156,17 @@ class DeploymentRouter:
                     link = await self._connect(address, peer)
                     link.send(messages.Hello(messages.VERSION))
                     await peer.welcomed
-            except (OSError, TimeoutError, errors.ProtocolError) as error:
-                log.debug("No link to replica %s: %s", replica_id, error)
-                failures += 1
-                if link is not None:
-                    link.close()
-            else:
                 failures = 0
                 self._has_met(replica_id)
                 await peer.gone
-            self._has_met(replica_id)
+            except (OSError, TimeoutError, errors.ProtocolError) as error:
+                log.debug("No link to replica %s: %s", replica_id, error)
+                failures += 1
+                self._has_met(replica_id)
+            finally:
+                # A link that was welcomed stays: what runs on it may end, although the replica is no longer wanted.
+                if link is not None and replica_id not in self._links:
+                    link.close()
             await asyncio.sleep(_RECONNECT.delay_s(max(1, failures)))
 
     def _has_met(self, replica_id: str) -> None:

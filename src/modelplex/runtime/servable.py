@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from modelplex.runtime.destroy import destroy
+
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,19 @@ class Servable:
         """What `__call__` answers to an HTTP request, which it gets if it takes an argument."""
         takes = inspect.signature(self.method("__call__")).parameters
         return await self.call("__call__", *([request] if takes else []))
+
+    async def parts(self, generator: Any) -> AsyncGenerator[Any, None]:
+        """What a generator of either kind yields; the steps of a plain one run in threads. It is closed with this."""
+        if inspect.isasyncgen(generator):
+            async with contextlib.aclosing(generator):
+                async for part in generator:
+                    yield part
+            return
+        try:
+            while (part := await in_thread(self._threads, lambda: next(generator, _END))) is not _END:
+                yield part
+        finally:
+            await in_thread(self._threads, generator.close)
 
     async def destroy(self) -> None:
         """Run the user's `__del__`, once."""

@@ -5,12 +5,10 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from modelplex import context, errors
 from modelplex.context import RequestContext
@@ -82,7 +80,7 @@ class Serving:
         except errors.ModelplexError as error:
             log.warning("Request %s failed: %s", self._begin.request_id, error)
             self._fail(error, type(error).__name__, str(error), error.retry_after_s)
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
             self.end(answered=False)
@@ -126,7 +124,11 @@ class Serving:
         value = await self._host.servable.call_http(Request(scope, self._receive))
         if isinstance(value, Response):
             self._has_background = value.background is not None
-            await value(scope, self._receive, self._send)
+            try:
+                await value(scope, self._receive, self._send)
+            finally:
+                if isinstance(value, StreamingResponse) and inspect.isasyncgen(value.body_iterator):
+                    await value.body_iterator.aclose()  # or Python would, some time after the models are given back
         elif inspect.isasyncgen(value) or inspect.isgenerator(value):
             await self._stream(value)
         else:
@@ -155,10 +157,10 @@ class Serving:
         if len(rest):
             await self.outgoing.write(rest, last=not more)
 
-    async def _stream(self, parts: Any) -> None:
+    async def _stream(self, generator: Any) -> None:
         await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], b"", more=True)
-        async with contextlib.aclosing(as_async(parts)) as chunks:
-            async for part in chunks:
+        async with contextlib.aclosing(self._host.servable.parts(generator)) as parts:
+            async for part in parts:
                 await self.outgoing.write(encode(part)[1])
         self.end(answered=False)  # the last chunk of an answer does not tell
         await self.outgoing.write(b"", last=True)
@@ -186,22 +188,21 @@ class Serving:
             await self.outgoing.write(body, last=not more)
 
     def _fail_user_code(self, error: BaseException) -> None:
-        log.error("Request %s failed: %r", self._begin.request_id, error, exc_info=error)
-        self._fail(error, errors.UserCodeError.__name__, repr(error), None)
+        words = _words(error)
+        log.error("Request %s failed: %s", self._begin.request_id, words, exc_info=error)
+        self._fail(error, errors.UserCodeError.__name__, words, None)
 
     def _fail(self, error: BaseException, name: str, message: str, retry_after_s: float | None) -> None:
         self.end()
-        data = b"" if self._begin.http is not None else payload.dumps_exception(error)
+        # A caller gets the exception itself, but none that would end or cancel it.
+        travels = self._begin.http is None and isinstance(error, Exception)
+        data = payload.dumps_exception(error) if travels else b""
         data = data if len(data) <= CHUNK_BYTES else b""
         self.link.send(Fail(self._begin.stream, name, message, retry_after_s, self._host.ongoing), data)
 
 
-async def as_async(parts: Any) -> AsyncGenerator[Any, None]:
-    """A generator of either kind as an async one; the steps of a plain one run in threads."""
-    if inspect.isasyncgen(parts):
-        async with contextlib.aclosing(parts):
-            async for part in parts:
-                yield part
-    else:
-        async for part in iterate_in_threadpool(parts):
-            yield part
+def _words(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - the user's class may raise anything here, too
+        return type(error).__name__
