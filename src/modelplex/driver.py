@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -24,6 +25,9 @@ from modelplex.status import ServeStatus
 
 T = TypeVar("T")
 
+# Runs whose logs are kept.
+LOG_DIRS_KEPT = 20
+
 
 class Driver:
     """Runs a controller in a thread, and answers from any other thread.
@@ -35,6 +39,7 @@ class Driver:
     """
 
     def __init__(self, engine: str, http: HTTPOptions | None, *, console: bool = True) -> None:
+        self.engine = engine
         self.log_dir = _new_log_dir()
         self.http = http
         self.listener = None if http is None else _listen(http)
@@ -117,6 +122,11 @@ def start(engine: str, http: HTTPOptions | None, *, console: bool = True) -> Dri
     if _driver is None:
         _driver = Driver(engine, http, console=console)
         atexit.register(shutdown)
+    if _driver.engine != engine:
+        raise errors.ModelplexError(
+            f"This program serves with the {_driver.engine} engine already; serve.shutdown() ends that before the "
+            f"{engine} engine can begin."
+        )
     return _driver
 
 
@@ -148,8 +158,14 @@ def wait_for_signal() -> None:
 
 
 def _new_log_dir() -> str:
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    return str(Path(tempfile.gettempdir()) / f"modelplex-logs-{os.getuid()}" / f"{stamp}-{os.getpid()}")
+    """A folder for this run's logs, beside those of the last runs."""
+    folder = Path(tempfile.gettempdir()) / f"modelplex-logs-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        return tempfile.mkdtemp(prefix="modelplex-logs-")  # somebody else took the name
+    for old in sorted(folder.iterdir())[:-LOG_DIRS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return str(folder / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}")
 
 
 def _listen(http: HTTPOptions) -> socket.socket:

@@ -42,6 +42,7 @@ class Exchange:
         self.queued_s = 0.0
         self.outgoing: Outgoing | None = None
         self.failure_body = b""
+        self.load_s = 0.0
 
     def fail(self, error: errors.ModelplexError) -> None:
         self.end_upload()
@@ -164,8 +165,7 @@ class DeploymentRouter:
                 failures += 1
                 self._has_met(replica_id)
             finally:
-                # A link that was welcomed stays: what runs on it may end, although the replica is no longer wanted.
-                if link is not None and replica_id not in self._links:
+                if link is not None:
                     link.close()
             await asyncio.sleep(_RECONNECT.delay_s(max(1, failures)))
 
@@ -224,28 +224,29 @@ class DeploymentRouter:
                 self._core.answered(number)
                 exchange.body = Incoming(lambda size: link.send(messages.Credit(number, size)))
                 exchange.body.feed(body, more=message.more)
+                exchange.load_s = message.load_s
                 if not exchange.answer.done():
                     exchange.answer.set_result(message)
                 if not message.more:
-                    self._finish(exchange, message.load_s, message.ongoing)
+                    self._finish(exchange, message.ongoing)
             case messages.Chunk(more=more) if exchange.body is not None:
                 exchange.body.feed(body, more=more)
                 if not more:
-                    self._finish(exchange, exchange.answer.result().load_s, None)
+                    self._finish(exchange, None)
             case Fail(error=name, message=text, retry_after_s=retry_after_s, ongoing=ongoing):
                 exchange.failure_body = body
-                self._finish(exchange, 0.0, ongoing)
+                self._finish(exchange, ongoing)
                 exchange.fail(errors.from_wire(name, text, retry_after_s))
             case messages.Credit(size_bytes=size) if exchange.outgoing is not None:
                 exchange.outgoing.credit(size)
             case messages.Refuse(ongoing=ongoing):
                 self._perform(self._core.refused(number, ongoing, self._loop.time()))
 
-    def _finish(self, exchange: Exchange, load_s: float, ongoing: int | None) -> None:
+    def _finish(self, exchange: Exchange, ongoing: int | None) -> None:
         number = exchange.begin.stream
         del self._exchanges[number]
         exchange.end_upload()
-        self._perform(self._core.finish(number, self._loop.time(), load_s, ongoing))
+        self._perform(self._core.finish(number, self._loop.time(), exchange.load_s, ongoing))
 
     # What the core decides
 
@@ -304,7 +305,10 @@ class _Peer:
         self.gone: asyncio.Future[None] = loop.create_future()
 
     def received(self, link: Link, message: Message, body: bytes) -> None:
-        if isinstance(message, messages.Welcome) and not self.welcomed.done():
+        if isinstance(message, messages.Welcome):
+            if self.welcomed.done():  # nobody waits for it any more
+                link.close()
+                return
             if message.version != messages.VERSION:
                 self.welcomed.set_exception(errors.ProtocolError(f"the replica speaks version {message.version}"))
                 link.close()

@@ -1,0 +1,68 @@
+"""The controller inside of a program, without processes: one engine at a time, logs in a folder of the user's own."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelplex import driver, errors, serve
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go; what the test serves is stopped at its end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    serve.shutdown()
+
+
+@serve.deployment
+async def double(x: int) -> int:
+    return 2 * x
+
+
+def test_an_application_in_this_process_answers_until_it_is_deleted(folder: Path) -> None:
+    handle = serve.run(double.bind(), _local_testing_mode=True)
+    assert handle.remote(21).result(timeout_s=10) == 42
+    assert serve.get_app_handle("default").remote(1).result(timeout_s=10) == 2
+    assert serve.get_deployment_handle("double", "default").remote(2).result(timeout_s=10) == 4
+    serve.delete("default")
+    with pytest.raises(errors.DeploymentUnavailableError):
+        handle.remote(1).result(timeout_s=10)
+    with pytest.raises(errors.ModelplexError, match="no application 'default'"):
+        serve.get_app_handle("default")
+
+
+def test_what_is_no_application_is_refused(folder: Path) -> None:
+    with pytest.raises(TypeError, match=r"\.bind\(\)"):
+        serve.run(double)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="begins with '/'"):
+        serve.run(double.bind(), route_prefix="x", _local_testing_mode=True)
+    with pytest.raises(errors.ModelplexError, match="cannot be empty"):
+        serve.run(double.bind(), name="", _local_testing_mode=True)
+    assert driver.current() is None
+
+
+def test_one_program_has_one_engine_at_a_time(folder: Path) -> None:
+    serve.run(double.bind(), _local_testing_mode=True)
+    with pytest.raises(errors.ModelplexError, match="inline engine already"):
+        serve.start({"port": 0})
+    serve.shutdown()
+    serve.shutdown()
+    assert serve.status() == serve.ServeStatus()
+
+
+def test_without_anything_served_handles_say_so(folder: Path) -> None:
+    with pytest.raises(errors.NotInReplicaError, match=r"serve\.run"):
+        serve.DeploymentHandle("default", "double").remote(1)
+
+
+def test_the_logs_of_the_last_runs_are_kept_and_no_more(folder: Path) -> None:
+    logs = folder / f"modelplex-logs-{os.getuid()}"
+    for number in range(driver.LOG_DIRS_KEPT + 5):
+        (logs / f"2000-01-01_00-00-{number:02}-1").mkdir(parents=True)
+    serve.run(double.bind(), _local_testing_mode=True)
+    assert len(list(logs.iterdir())) == driver.LOG_DIRS_KEPT
+    assert not (logs / "2000-01-01_00-00-00-1").exists()
