@@ -145,6 +145,17 @@ def test_http_has_the_defaults_that_users_know() -> None:
     assert options.request_timeout_s is None
 
 
+@pytest.mark.parametrize("prefix", [None, "/", "/shop", "/shop/v1", "/ü"])
+def test_a_good_route_prefix_passes(prefix: str | None) -> None:
+    config.check_route_prefix(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["", "shop", "shop/", "/shop/", "//", "/{shop}", "/shop}", "/{shop"])
+def test_a_route_prefix_begins_with_a_slash_and_has_no_other_end_and_no_braces(prefix: str) -> None:
+    with pytest.raises(ValueError, match=rf"A route_prefix begins with .*; got {re.escape(repr(prefix))}\.$"):
+        config.check_route_prefix(prefix)
+
+
 # Replaceable parts
 
 

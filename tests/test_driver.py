@@ -66,3 +66,8 @@ def test_the_logs_of_the_last_runs_are_kept_and_no_more(folder: Path) -> None:
     serve.run(double.bind(), _local_testing_mode=True)
     assert len(list(logs.iterdir())) == driver.LOG_DIRS_KEPT
     assert not (logs / "2000-01-01_00-00-00-1").exists()
+
+
+def test_the_response_of_one_call_may_be_the_argument_of_another(folder: Path) -> None:
+    handle = serve.run(double.bind(), _local_testing_mode=True)
+    assert handle.remote(handle.remote(x=handle.remote(1))).result(timeout_s=10) == 8

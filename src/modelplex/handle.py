@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import secrets
 from collections.abc import Generator
 from typing import Any
@@ -24,10 +25,18 @@ class DeploymentResponse:
         self._caller = context.caller()
         self._future: asyncio.Task[Any] | concurrent.futures.Future[Any]
         if _running_loop() is self._caller.loop:
-            self._future = self._caller.loop.create_task(self._caller.call(call))
+            self._future = self._caller.loop.create_task(self._run())
         else:
-            self._future = asyncio.run_coroutine_threadsafe(self._caller.call(call), self._caller.loop)
+            self._future = asyncio.run_coroutine_threadsafe(self._run(), self._caller.loop)
         self._future.add_done_callback(_seen)
+
+    async def _run(self) -> Any:
+        """Responses among the arguments are awaited first, so that calls can be chained without waiting for each."""
+        args, kwargs = self._call.args, self._call.kwargs
+        if any(isinstance(value, DeploymentResponse) for value in (*args, *kwargs.values())):
+            args = tuple([await _value(value) for value in args])
+            kwargs = {name: await _value(value) for name, value in kwargs.items()}
+        return await self._caller.call(dataclasses.replace(self._call, args=args, kwargs=kwargs))
 
     @property
     def request_id(self) -> str:
@@ -107,7 +116,10 @@ class DeploymentHandle:
         )
 
     def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponse:
-        """Begin a call and return at once with its response."""
+        """Begin a call and return at once with its response.
+
+        A response of another call may be an argument: the call then begins when it is there.
+        """
         current = context.request()
         return DeploymentResponse(
             context.Call(
@@ -136,6 +148,10 @@ class DeploymentHandle:
 
 def _handle(app_name: str, deployment_name: str, method_name: str, model_id: str) -> DeploymentHandle:
     return DeploymentHandle(app_name, deployment_name, method_name=method_name, multiplexed_model_id=model_id)
+
+
+async def _value(argument: Any) -> Any:
+    return await argument if isinstance(argument, DeploymentResponse) else argument
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

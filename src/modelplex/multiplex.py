@@ -26,7 +26,7 @@ class Loader:
         self.models_max = models_max
         self.name = getattr(func, "__name__", type(func).__name__)
         self.is_async = inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
-        self.is_method = len(inspect.signature(func).parameters) == 2
+        self.is_method = len([p for p in inspect.signature(func).parameters.values() if p.default is p.empty]) == 2
         if not self.is_method:
             Loader.standalone.add(self)
 

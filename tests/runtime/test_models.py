@@ -279,3 +279,42 @@ def test_a_destructor_that_raises_costs_nobody_a_request(caplog: pytest.LogCaptu
 
     run_virtual(main())
     assert "Failed to unload model 'a'" in caplog.text
+
+
+def test_one_object_for_several_ids_ends_with_the_last_of_them() -> None:
+    ends: list[str] = []
+
+    class Model:
+        async def __del__(self) -> None:
+            ends.append("ended")
+
+    async def main() -> None:
+        default = Model()
+
+        async def load(model_id: str) -> Model:
+            return default
+
+        host = ModelHost(Loader(load, 2), None, ThreadPoolExecutor(1), Published())
+        held = request()
+        await host.get("a", None)
+        assert await host.get("b", held) is default
+        await host.get("c", None)  # a makes room
+        await asyncio.sleep(1)
+        assert ends == []
+        end(held)
+        await host.close()
+        assert ends == ["ended"]
+
+    run_virtual(main())
+
+
+def test_a_plain_loader_that_returns_a_coroutine_has_it_awaited() -> None:
+    async def main() -> None:
+        async def inner(model_id: str) -> str:
+            return model_id.upper()
+
+        host = ModelHost(Loader(lambda model_id: inner(model_id), 1), None, ThreadPoolExecutor(1), Published())
+        assert await host.get("a", None) == "A"
+        await host.close()
+
+    asyncio.run(main())

@@ -85,4 +85,9 @@ class Directory:
 
 def _as_raised(exchange: Exchange, error: errors.ModelplexError) -> BaseException:
     """The exception that the user's code raised in the replica, if it could travel; else ours that tells of it."""
-    return payload.loads_exception(exchange.failure_body) if exchange.failure_body else error
+    if not exchange.failure_body:
+        return error
+    try:
+        return payload.loads_exception(exchange.failure_body)
+    except Exception:  # noqa: BLE001 - its class may be in a module that is only there, and may raise anything here
+        return error

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import itertools
 import logging
 import time
@@ -138,22 +139,27 @@ class ModelHost:
 
     async def _run_loader(self, model_id: str) -> Any:
         args = (self._owner, model_id) if self._loader.is_method else (model_id,)
-        if self._loader.is_async:
-            try:
+        try:
+            if self._loader.is_async:
                 return await self._loader.func(*args)
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                raise RuntimeError("the loader was cancelled by its own code") from error
-        copied = contextvars.copy_context()
-        return await self._loop.run_in_executor(self._threads, lambda: copied.run(self._loader.func, *args))
+            copied = contextvars.copy_context()
+            model = await self._loop.run_in_executor(self._threads, lambda: copied.run(self._loader.func, *args))
+            return await model if inspect.iscoroutine(model) else model
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError("the loader was cancelled by its own code") from error
 
     async def _unload(self, model_id: str) -> None:
         began = time.perf_counter()
         log.info("Unloading model '%s'.", model_id)
         try:
-            await destroy(self._models.pop(model_id), self._threads)
+            model = self._models.pop(model_id)
+            # A loader may answer several ids with one object; it ends with the last of them.
+            if not any(other is model for other in self._models.values()):
+                await destroy(model, self._threads)
+            del model
         except Exception as error:  # a destructor of the user's may raise anything; the model is gone all the same
             log.error("Failed to unload model '%s'. Error: %s", model_id, error, exc_info=error)
         else:

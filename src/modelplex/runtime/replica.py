@@ -217,4 +217,5 @@ def failure(error: BaseException) -> errors.DeploymentFailedError:
     """Why a replica could not be started, with the traceback of the user's code."""
     import traceback
 
-    return errors.DeploymentFailedError("".join(traceback.format_exception(error)).rstrip())
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return errors.DeploymentFailedError(text.encode("utf-8", "backslashreplace").decode())

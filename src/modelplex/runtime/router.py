@@ -81,6 +81,7 @@ class DeploymentRouter:
         self._timer_at = 0.0
         self._unmet: set[str] | None = None  # replicas known from the start of which nothing has been heard yet
         self._met = asyncio.Event()
+        self._closed = False
         self._meeting: asyncio.TimerHandle | None = None
 
     async def met(self) -> None:
@@ -97,6 +98,9 @@ class DeploymentRouter:
         """Have a request sent to the replica that suits it, now or when one is free."""
         number = self._core.number()
         exchange = Exchange(msgspec.structs.replace(begin, stream=number), upload, self._loop)
+        if self._closed:
+            exchange.fail(self._gone())
+            return exchange
         self._exchanges[number] = exchange
         now = self._loop.time()
         deadline = None if timeout_s is None else now + timeout_s
@@ -105,10 +109,13 @@ class DeploymentRouter:
 
     def cancel(self, exchange: Exchange) -> None:
         """The caller has gone away, or has what it wants. Nothing happens if the exchange is over."""
+        self._drop(exchange, errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
+
+    def _drop(self, exchange: Exchange, error: errors.ModelplexError) -> None:
         number = exchange.begin.stream
         if self._exchanges.pop(number, None) is None:
             return
-        exchange.fail(errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
+        exchange.fail(error)
         if (link := self._links.get(exchange.replica_id)) is not None:
             link.send(messages.Cancel(number))
         self._perform(self._core.cancel(number, self._loop.time()))
@@ -132,16 +139,18 @@ class DeploymentRouter:
             task.add_done_callback(functools.partial(self._link_task_over, replica_id))
 
     async def close(self) -> None:
-        """Drop every link; what is under way is cancelled."""
+        """Drop every link; whoever still waits for an answer is told that there will be none."""
+        self._closed = True
         self._addresses = {}
+        for exchange in reversed(list(self._exchanges.values())):  # the oldest last, or it would make place for others
+            self._drop(exchange, self._gone())
         tasks = list(self._link_tasks.values())
         for task in tasks:
             task.cancel()
         for link in list(self._links.values()):
             link.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for exchange in list(self._exchanges.values()):
-            self.cancel(exchange)
+        self._met.set()
         for timer in (self._timer, self._meeting):
             if timer is not None:
                 timer.cancel()
@@ -268,6 +277,9 @@ class DeploymentRouter:
         exchange.outgoing = outgoing
         part, more = exchange.upload.begin(outgoing)
         link.send(msgspec.structs.replace(exchange.begin, more=more), part)
+
+    def _gone(self) -> errors.ModelplexError:
+        return errors.DeploymentUnavailableError(f"{self._name} is no longer served.")
 
     def _rejection(self, why: routing.Why) -> errors.ModelplexError:
         match why:

@@ -198,7 +198,8 @@ class Serving:
         travels = self._begin.http is None and isinstance(error, Exception)
         data = payload.dumps_exception(error) if travels else b""
         data = data if len(data) <= CHUNK_BYTES else b""
-        self.link.send(Fail(self._begin.stream, name, message, retry_after_s, self._host.ongoing), data)
+        text = message.encode("utf-8", "backslashreplace").decode()  # an exception's text may have lone surrogates
+        self.link.send(Fail(self._begin.stream, name, text, retry_after_s, self._host.ongoing), data)
 
 
 def _words(error: BaseException) -> str:

@@ -130,8 +130,8 @@ class Upload:
     def __init__(self, data: bytes, *, more: bool) -> None:
         self._chunks = [data]
         self._next = 0  # the chunk to be sent next
-        self._more = more
-        self._written_bytes = 0
+        self._more = self._live = more
+        self._sent_bytes = 0
         self._changed = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
         self.replayable = True
@@ -151,7 +151,6 @@ class Upload:
         """More of the body has come. Waits while much of it has not been sent yet."""
         self._more = more
         self._chunks.append(data)
-        self._written_bytes += len(data)
         self._changed.set()
         while sum(map(len, self._chunks[self._next :])) > WINDOW_BYTES:
             self._changed.clear()
@@ -162,7 +161,8 @@ class Upload:
         while not last:
             last = not self._more and self._next == len(self._chunks)
             await outgoing.write(chunk, last=last)
-            if self._written_bytes > REPLAY_BYTES_MAX:
+            self._sent_bytes += len(chunk) if self._live else 0
+            if self._sent_bytes > REPLAY_BYTES_MAX:
                 del self._chunks[: self._next]
                 self._next = 0
                 self.replayable = False
