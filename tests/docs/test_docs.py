@@ -1,0 +1,294 @@
+"""What README.md and docs/ say: their Python runs, their commands exist, their tables and links are true.
+
+What the language of a block means:
+
+- `python` is run. The blocks of a page share one namespace, in order. A block whose first line is a comment with the
+  name of a file, such as `# program.py`, is written to that file, in an empty folder that is the current one and on the
+  path. A page that calls `serve.run` without `_local_testing_mode` is served for real: http://127.0.0.1:8000 in its
+  blocks becomes the address that the system chose.
+- `console` has commands, one a line, of the kinds that `check_command` knows. They are parsed, not run.
+- `py` is Python that needs what is not here, such as a bucket. It has to compile.
+- `text` is for reading.
+"""
+
+import argparse
+import ast
+import contextlib
+import gc
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from modelplex import driver, errors, serve
+from modelplex.cli import cli
+from modelplex.config import DeploymentConfig, HTTPOptions
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
+
+ADDRESS = "http://127.0.0.1:8000"
+PAGE_LINES_MAX = 140
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. `line` is that of its fence, counted from 1."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def file_name(self) -> str:
+        """The file that it is the text of, or an empty string."""
+        found = re.match(r"# ([\w.-]+\.\w+)\n", self.text)
+        return found[1] if found else ""
+
+    def run(self, namespace: dict[str, Any], address: str) -> None:
+        text = self.text.replace(ADDRESS, address) if address else self.text
+        code = compile("\n" * self.line + text, str(self.page), "exec")  # so that tracebacks name the page's lines
+        exec(code, namespace)
+
+
+def blocks_of(page: Path, *languages: str) -> list[Block]:
+    """The fenced blocks of a page, of all languages unless some are named."""
+    blocks: list[Block] = []
+    opened: tuple[int, str] | None = None
+    lines = page.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.startswith("```"):
+            continue
+        if opened is None:
+            opened = number, line[3:].strip()
+        else:
+            assert line == "```", f"{page.name}:{number}: a block inside of a block"
+            text = "".join(f"{inner}\n" for inner in lines[opened[0] : number - 1])
+            blocks.append(Block(page, *opened, text))
+            opened = None
+    assert opened is None, f"{page.name}:{opened}: a block that does not end"
+    return [block for block in blocks if not languages or block.language in languages]
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+# Python
+
+
+def is_served_for_real(page: Path) -> bool:
+    """Whether a block calls `serve.run` as it is called in production. A page is of one kind."""
+    calls = [
+        node
+        for block in blocks_of(page, "python")
+        if not block.file_name
+        for node in ast.walk(ast.parse(block.text, str(page)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "serve.run"
+    ]
+    kinds = {any(k.arg == "_local_testing_mode" for k in call.keywords) for call in calls}
+    assert len(kinds) < 2, f"{page.name} mixes _local_testing_mode with the real thing, which cannot be had together"
+    return kinds == {False}
+
+
+def _as_param(page: Path) -> Any:
+    return pytest.param(page, id=page.name, marks=[pytest.mark.system] if is_served_for_real(page) else [])
+
+
+@contextlib.contextmanager
+def served_for_real() -> Iterator[str]:
+    """Listen before the page does, on a port that is free; answers the address."""
+    serve.start({"port": 0})
+    running = driver.current()
+    assert running is not None
+    yield running.address
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a page's files are written and imported from. What they left in this process is undone at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = set(sys.modules)
+    try:
+        yield tmp_path
+    finally:
+        serve.shutdown()
+        for name in set(sys.modules) - modules:
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+                del sys.modules[name]
+        gc.collect()  # loaders that are functions of their own are known to replicas for as long as they live
+
+
+@pytest.mark.parametrize("page", [_as_param(p) for p in PAGES if blocks_of(p, "python")])
+def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    with served_for_real() if is_served_for_real(page) else contextlib.nullcontext("") as address:
+        for block in blocks_of(page, "python"):
+            if block.file_name:
+                (folder / block.file_name).write_text(block.text)
+            else:
+                block.run(namespace, address)
+    assert driver.current() is None or not address, f"{page.name} does not end with serve.shutdown()"
+    namespace.clear()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_skipped_unseen(page: Path) -> None:
+    """A language that nobody knows would be one that nobody runs."""
+    for block in blocks_of(page):
+        where = f"{page.name}:{block.line}"
+        assert block.language in {"python", "py", "console", "text"}, f"{where}: {block.language!r} is never checked"
+        if block.language == "py":
+            compile(block.text, where, "exec")
+
+
+# Commands
+
+
+def check_command(line: str, page: Path) -> None:
+    """Raise AssertionError if there is no such command, verb, option, target or file."""
+    words = shlex.split(line, comments=True)
+    if not words:
+        return
+    checks: dict[str, Callable[[list[str], Path], None]] = {
+        "curl": check_curl,
+        "make": check_make,
+        "modelplex": check_modelplex,
+        "pip": check_pip,
+    }
+    assert words[0] in checks, f"{page.name}: nobody checks the command {words[0]!r}"
+    checks[words[0]](words[1:], page)
+
+
+def check_modelplex(words: list[str], page: Path) -> None:
+    group: Any = typer.main.get_command(cli)
+    if words[0].startswith("-"):
+        with pytest.raises(typer.Exit):
+            group.make_context("modelplex", words)
+        return
+    assert words[0] in group.commands, f"{page.name}: modelplex has no verb {words[0]!r}"
+    try:
+        given = group.commands[words[0]].make_context(words[0], words[1:]).params
+    except Exception as error:  # typer has several, and does not export them
+        raise AssertionError(f"{page.name}: modelplex {shlex.join(words)}: {error}") from error
+    if words[0] != "run":
+        return
+    module, _, name = given["import_path"].partition(":")
+    shown = next((b.text for b in blocks_of(page, "python") if b.file_name == f"{module}.py"), None)
+    source = shown if shown is not None else (ROOT / given["app_dir"] / f"{module}.py").read_text()
+    assigned = {
+        ast.unparse(target) for n in ast.parse(source).body if isinstance(n, ast.Assign) for target in n.targets
+    }
+    assert name in assigned, f"{page.name}: {module}.py has no {name}"
+
+
+def check_curl(words: list[str], page: Path) -> None:
+    parser = argparse.ArgumentParser("curl", exit_on_error=False)
+    for flag in ("-i", "-s", "-N"):
+        parser.add_argument(flag, action="store_true")
+    for option in ("-H", "-d", "-X"):
+        parser.add_argument(option, action="append")
+    parser.add_argument("url")
+    assert parser.parse_args(words).url.startswith(ADDRESS)
+
+
+def check_make(words: list[str], page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in words if "=" not in word} <= targets
+
+
+def check_pip(words: list[str], page: Path) -> None:
+    assert words[0] == "install"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks_of(p, "console")], ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist(page: Path) -> None:
+    for block in blocks_of(page, "console"):
+        for line in block.text.splitlines():
+            check_command(line, page)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["modelplex fly", "modelplex run program:app --nope", "modelplex run program:nope", "make nothing", "rm -r x"],
+)
+def test_a_command_that_does_not_exist_is_found(line: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(line, ROOT / "docs" / "running.md")
+
+
+# Tables
+
+
+def table(page: str, first_header: str) -> list[list[str]]:
+    """The cells of the table whose first column has this header, without its two head lines."""
+    text = prose(ROOT / "docs" / page)
+    found = re.search(rf"^\| {first_header} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert found, f"{page} has no table of {first_header}"
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in found[1].splitlines()]
+
+
+def as_written(field: Field[Any]) -> tuple[str, str]:
+    default = "its own" if field.default is MISSING else f"`{field.default!r}`"
+    return f"`{field.name}`", default
+
+
+@pytest.mark.parametrize(
+    ("page", "header", "options"),
+    [("running.md", "deployment option", DeploymentConfig), ("http.md", "HTTP option", HTTPOptions)],
+)
+def test_the_options_and_defaults_are_those_of_the_code(page: str, header: str, options: Any) -> None:
+    assert [(row[0], row[1]) for row in table(page, header)] == [as_written(field) for field in fields(options)]
+
+
+def test_statuses_and_faults_are_those_of_the_code() -> None:
+    rows = table("http.md", "status")
+    for status, name, fault, *_ in rows:
+        error = getattr(errors, name.strip("`"))
+        assert (status, fault) == (str(error.status), error.fault.value), name
+    shown = {name.strip("`") for _, name, *_ in rows}
+    # The rest never gets as far as an HTTP client.
+    rest = {"ModelplexError", "RequestCancelledError", "NotInReplicaError", "DeploymentFailedError", "ProtocolError"}
+    assert shown | rest == {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, Exception)}
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: there is no {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {name} has no heading for #{anchor}"
+
+
+def test_the_index_has_every_page() -> None:
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (ROOT / "docs" / "index.md").read_text()))
+    assert linked == {page.name for page in DOCS} - {"index.md"}
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_a_page_is_short(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= PAGE_LINES_MAX
