@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from served import Client, serving, wait_until
+from served import Client, processes_naming, serving, wait_until
 
 APP = """
 from modelplex import serve
@@ -135,3 +135,18 @@ def test_a_served_program_says_where_it_is_and_where_its_logs_are() -> None:
         assert said[:2] == ["Started executing request from-the-client", "Loading model 'm1'."]
         assert re.fullmatch(r"Successfully loaded model 'm1' in \d+\.\dms\.", said[2])
         assert re.fullmatch(r"__CALL__ OK \d+\.\dms", said[3])
+
+
+@pytest.mark.system
+def test_what_reload_runs_ends_with_it_however_that_dies(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(APP.format(answer="one"))
+    command = [sys.executable, "-m", "modelplex.cli", "run", "program:app", "--port", "0", "-rd", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(processes_naming(str(tmp_path))) == 2, "the command and its child run")
+        time.sleep(1)  # to see that it does not start itself over and over
+        assert len(processes_naming(str(tmp_path))) == 2
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not processes_naming(str(tmp_path)), "the child has ended, too")

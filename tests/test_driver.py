@@ -1,7 +1,9 @@
 """The controller inside of a program, without processes: one engine at a time, logs in a folder of the user's own."""
 
+import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,12 +64,26 @@ def test_without_anything_served_handles_say_so(folder: Path) -> None:
 def test_the_logs_of_the_last_runs_are_kept_and_no_more(folder: Path) -> None:
     logs = folder / f"modelplex-logs-{os.getuid()}"
     for number in range(driver.LOG_DIRS_KEPT + 5):
-        (logs / f"2000-01-01_00-00-{number:02}-1").mkdir(parents=True)
+        (logs / f"2000-01-01_00-00-{number:02}-4194305").mkdir(parents=True)
     serve.run(double.bind(), _local_testing_mode=True)
     assert len(list(logs.iterdir())) == driver.LOG_DIRS_KEPT
-    assert not (logs / "2000-01-01_00-00-00-1").exists()
+    assert not (logs / "2000-01-01_00-00-00-4194305").exists()
 
 
 def test_the_response_of_one_call_may_be_the_argument_of_another(folder: Path) -> None:
     handle = serve.run(double.bind(), _local_testing_mode=True)
     assert handle.remote(handle.remote(x=handle.remote(1))).result(timeout_s=10) == 8
+
+
+@serve.deployment
+async def slow() -> str:
+    await asyncio.sleep(0.2)
+    return "done"
+
+
+def test_what_runs_may_end_when_its_application_is_deleted(folder: Path) -> None:
+    handle = serve.run(slow.bind(), _local_testing_mode=True)
+    response = handle.remote()
+    time.sleep(0.1)
+    serve.delete("default")
+    assert response.result(timeout_s=10) == "done"

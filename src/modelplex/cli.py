@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from modelplex import __version__, config, driver, errors, serve
+from modelplex.reload import end_with_parent, run_reloading
 
 cli = typer.Typer(
     name="modelplex",
@@ -54,13 +55,14 @@ def run(
 ) -> None:
     """Serve an application until Ctrl-C."""
     if reload:
-        from modelplex.reload import run_reloading
-
-        raise typer.Exit(run_reloading([a for a in sys.argv[1:] if a not in ("--reload", "-r")], app_dir))
+        options = {"--host": host, "--port": port, "--app-dir": app_dir, "--name": name, "--route-prefix": route_prefix}
+        arguments = [str(word) for option in options.items() for word in option]
+        raise typer.Exit(run_reloading(["run", import_path, *arguments], app_dir))
     try:
         config.check_route_prefix(route_prefix)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    end_with_parent()
     # Listening begins before the application is imported: what comes meanwhile waits.
     running = driver.start("local", config.HTTPOptions(host=host, port=port))
     application = _import_application(import_path, app_dir)
@@ -115,6 +117,8 @@ def main() -> None:
     except errors.ModelplexError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # a second Ctrl-C, while everything was ending
     finally:
         driver.shutdown()
 

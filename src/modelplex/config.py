@@ -1,6 +1,7 @@
 """Every option and its default, once, and the names of the replaceable parts."""
 
 import importlib
+import math
 import re
 from dataclasses import dataclass, fields
 from typing import Any
@@ -85,8 +86,8 @@ class DeploymentConfig:
         return [field.name for field in fields(cls)]
 
 
-def _check_int(option: str, value: object, least: int, more: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _check_int(option: str, value: object, least: int, more: str = "", *, most: float = math.inf) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{option} must be an integer of at least {least}{more}, got {value!r}.")
 
 
@@ -107,6 +108,16 @@ class HTTPOptions:
     keep_alive_timeout_s: int = 90
     request_timeout_s: float | None = None
     max_body_bytes: int = 100 * 2**20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not self.host:
+            raise ValueError(f"host must be an address to listen on, got {self.host!r}.")
+        _check_int("port", self.port, 0, " and at most 65535", most=65535)
+        _check_int("keep_alive_timeout_s", self.keep_alive_timeout_s, 1)
+        _check_int("max_body_bytes", self.max_body_bytes, 0)
+        timeout_s = self.request_timeout_s
+        if timeout_s is not None and (not isinstance(timeout_s, int | float) or timeout_s <= 0):
+            raise ValueError(f"request_timeout_s must be a number of seconds above 0, or None, got {timeout_s!r}.")
 
 
 # Models that one replica holds at a time for each loader, unless the loader says otherwise.

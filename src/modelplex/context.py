@@ -105,6 +105,10 @@ def set_request(value: RequestContext | None) -> None:
     _request.set(value)
 
 
+def in_replica() -> bool:
+    return _replica.get() is not None
+
+
 def replica() -> ReplicaScope:
     scope = _replica.get()
     if scope is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import dataclasses
 import os
 import shutil
 import signal
@@ -43,19 +44,12 @@ class Driver:
         self.log_dir = _new_log_dir()
         self.http = http
         self.listener = None if http is None else _listen(http)
+        self.address = "" if self.listener is None else _url(self.listener)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
         self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
         self._controller, self._directory = self._do(self._make(engine, console))
-
-    @property
-    def address(self) -> str:
-        """The URL that is served, or an empty string."""
-        if self.listener is None:
-            return ""
-        host, port = self.listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def deploy(self, application: Application, name: str, route_prefix: str | None) -> DeploymentHandle:
         """Run an application; answers a handle to it when it is ready. See `serve.run`."""
@@ -71,19 +65,19 @@ class Driver:
 
     def status(self) -> ServeStatus:
         async def status() -> ServeStatus:
-            return self._controller.status()
+            return dataclasses.replace(self._controller.status(), address=self.address, log_dir=self.log_dir)
 
         return self._do(status())
 
     def stop(self) -> None:
         """End every process, and the thread."""
+        if self.listener is not None:
+            self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
         self._do(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._handler.close()
-        if self.listener is not None:
-            self.listener.close()
 
     async def _make(self, engine_name: str, console: bool) -> tuple[Controller, Directory]:
         engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir, console=console)
@@ -164,8 +158,25 @@ def _new_log_dir() -> str:
     if folder.stat().st_uid != os.getuid():
         return tempfile.mkdtemp(prefix="modelplex-logs-")  # somebody else took the name
     for old in sorted(folder.iterdir())[:-LOG_DIRS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        if not _runs(old.name.rpartition("-")[2]):
+            shutil.rmtree(old, ignore_errors=True)
     return str(folder / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process of this id runs, of ours or of another user's."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _listen(http: HTTPOptions) -> socket.socket:

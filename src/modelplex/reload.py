@@ -1,12 +1,17 @@
 """`modelplex run --reload`: runs the same command without it, again each time that a Python file changes."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 POLL_S = 0.5
+
+# Set for the command that is run over and over: its standard input closes when the process that watches files has died.
+LIFELINE = "MODELPLEX_LIFELINE"
 
 
 def run_reloading(arguments: list[str], folder: Path) -> int:
@@ -18,7 +23,9 @@ def run_reloading(arguments: list[str], folder: Path) -> int:
     """
     while True:
         seen = modified(folder)
-        child = subprocess.Popen([sys.executable, "-m", "modelplex.cli", *arguments], process_group=0)
+        environment = {**os.environ, LIFELINE: "stdin"}
+        command = [sys.executable, "-m", "modelplex.cli", *arguments]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0, env=environment)
         try:
             while modified(folder) == seen:
                 time.sleep(POLL_S)
@@ -28,6 +35,18 @@ def run_reloading(arguments: list[str], folder: Path) -> int:
         print("A file has changed; starting over.", file=sys.stderr)
         child.send_signal(signal.SIGINT)
         child.wait()
+
+
+def end_with_parent() -> None:
+    """In the command that is run over and over: interrupt it when the process that started it is gone."""
+    if os.environ.pop(LIFELINE, None) is not None:
+        threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
+
+
+def _interrupt_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def modified(folder: Path) -> dict[Path, float]:

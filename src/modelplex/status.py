@@ -56,9 +56,13 @@ class ServeStatus:
     """Everything that is served by this program; empty while nothing is.
 
     Attributes:
-        proxies: by name, whether each runs (`HEALTHY`) or starts (`STARTING`).
+        proxies: by name, those that run (`HEALTHY`).
         applications: by name.
+        address: the URL that is served; empty if HTTP is not.
+        log_dir: where replicas write their logs.
     """
 
     proxies: dict[str, str] = field(default_factory=dict)
     applications: dict[str, ApplicationStatus] = field(default_factory=dict)
+    address: str = ""
+    log_dir: str = ""

@@ -71,7 +71,7 @@ class ScriptedEngine:
         self.replicas.append((spec, process))
         return process
 
-    async def start_proxy(self, options: HTTPOptions, listener: socket.socket) -> Process:
+    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> Process:
         process = self._process("proxy")
         self.proxies.append(process)
         return process

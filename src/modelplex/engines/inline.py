@@ -69,7 +69,7 @@ class InlineEngine:
         self._processes[process.replica.context.replica_id] = process
         return process
 
-    async def start_proxy(self, options: HTTPOptions, listener: socket.socket) -> InlineProcess:
+    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> InlineProcess:
         raise errors.ModelplexError("The inline engine serves no HTTP; use its handles.")
 
     async def _connect(self, address: str, receiver: Receiver) -> Link:

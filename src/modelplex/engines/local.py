@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -112,8 +111,7 @@ class LocalEngine:
     async def start_replica(self, spec: ReplicaSpec) -> LocalProcess:
         return await self._start(spec.tag, spec, ())
 
-    async def start_proxy(self, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
-        tag = secrets.token_hex(3)
+    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
         fd = listener.fileno()
         return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,))
 

@@ -66,9 +66,10 @@ class Controller:
         """Serve HTTP on a listening socket, which stays open here: a proxy that is replaced loses no connection."""
 
         async def start() -> tuple[str, Process]:
-            process = await self._engine.start_proxy(options, listener)
+            tag = _tag()
+            process = await self._engine.start_proxy(tag, options, listener)
             process.send(self._table())
-            return f"proxy#{_tag()}", process
+            return f"proxy#{tag}", process
 
         self._proxies = ProcessSet("The HTTP proxy", 1, start, lambda: None, PROXY_STARTS_MAX)
 
@@ -95,6 +96,8 @@ class Controller:
             await self._stop_replicas(app)
             raise
         except asyncio.CancelledError:
+            if self._apps.get(name) is app:
+                del self._apps[name]
             await self._stop_replicas(app)
             raise
         app.state = ApplicationState.RUNNING

@@ -1,6 +1,7 @@
 """Everything that a process can call: the controller's table, and a router for each deployment that is used."""
 
 import asyncio
+import functools
 from typing import Any
 
 from modelplex import errors
@@ -20,7 +21,7 @@ class Directory:
         self._connect = connect
         self._deployments: dict[tuple[str, str], DeploymentInfo] = {}
         self._routers: dict[tuple[str, str], DeploymentRouter] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._draining: dict[DeploymentRouter, asyncio.Task[None]] = {}
         self.apps: list[AppInfo] = []
 
     def update(self, table: Table) -> None:
@@ -28,11 +29,14 @@ class Directory:
         self.apps = table.apps
         self._deployments = {(d.app_name, d.name): d for d in table.deployments}
         for key in [key for key in self._routers if key not in self._deployments]:
-            task = self.loop.create_task(self._routers.pop(key).close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            router = self._routers.pop(key)
+            self._draining[router] = self.loop.create_task(router.drain())
+            self._draining[router].add_done_callback(functools.partial(self._drained, router))
         for key, router in self._routers.items():
             router.update(self._deployments[key].replicas)
+
+    def _drained(self, router: DeploymentRouter, task: asyncio.Task[None]) -> None:
+        del self._draining[router]
 
     def ingress(self, app_name: str) -> str | None:
         """The deployment that an application's requests go to; None if there is no such application."""
@@ -79,7 +83,9 @@ class Directory:
             router.cancel(exchange)
 
     async def close(self) -> None:
-        await asyncio.gather(*(router.close() for router in self._routers.values()), *self._closing)
+        drains = list(self._draining.values())
+        await asyncio.gather(*(router.close() for router in (*self._routers.values(), *self._draining)))
+        await asyncio.gather(*drains)
         self._routers.clear()
 
 

@@ -95,7 +95,7 @@ class _Request:
 
     async def run(self, app: AppInfo, router: DeploymentRouter) -> None:
         """Pass the request on and its answer back. Raises what can still be told the client."""
-        model_id = _header(self._scope, MODEL_ID_HEADER)
+        model_id = _model_id(self._scope)
         length = _header(self._scope, b"content-length")
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
@@ -200,8 +200,13 @@ class _Request:
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
-    """The value of a header, whose name may be spelled in any case and with hyphens for underscores."""
-    found: bytes | None = next((v for k, v in scope["headers"] if k == name or k.replace(b"-", b"_") == name), None)
+    found: bytes | None = next((v for k, v in scope["headers"] if k == name), None)
+    return found
+
+
+def _model_id(scope: Scope) -> bytes | None:
+    """The value of the model's header, whose name may be spelled in any case and with hyphens for underscores."""
+    found: bytes | None = next((v for k, v in scope["headers"] if k.replace(b"-", b"_") == MODEL_ID_HEADER), None)
     return found
 
 

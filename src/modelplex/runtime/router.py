@@ -1,7 +1,6 @@
 """Sends requests to the replicas of one deployment: the shell round `core.routing`."""
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Iterable
@@ -10,20 +9,14 @@ import msgspec
 
 from modelplex import config, errors
 from modelplex.core import routing
-from modelplex.core.backoff import Backoff
 from modelplex.core.estimates import Estimates
 from modelplex.runtime.link import Connect, Link
+from modelplex.runtime.replica_links import ReplicaLinks
 from modelplex.runtime.streams import Incoming, Outgoing, Upload
 from modelplex.wire import messages
 from modelplex.wire.messages import Answer, Begin, Fail, Message
 
 log = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT_S = 5.0
-
-# A replica whose user code blocks its event loop must not hold up requests that others could serve.
-MEET_TIMEOUT_S = 0.5
-_RECONNECT = Backoff(base_s=0.02, max_s=1.0)
 
 
 class Exchange:
@@ -69,28 +62,19 @@ class DeploymentRouter:
 
     def __init__(self, name: str, max_queued_requests: int, connect: Connect) -> None:
         self._name = name
-        self._connect = connect
         self._loop = asyncio.get_running_loop()
         estimates = Estimates(load_s=config.EXPECTED_LOAD_S, service_s=config.EXPECTED_SERVICE_S)
         self._core = routing.Router(max_queued_requests, config.NO_REPLICA_WAIT_S, estimates)
         self._exchanges: dict[int, Exchange] = {}
-        self._addresses: dict[str, str] = {}
-        self._link_tasks: dict[str, asyncio.Task[None]] = {}
-        self._links: dict[str, Link] = {}
+        self._links = ReplicaLinks(connect, self)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._unmet: set[str] | None = None  # replicas known from the start of which nothing has been heard yet
-        self._met = asyncio.Event()
         self._closed = False
-        self._meeting: asyncio.TimerHandle | None = None
+        self._emptied = asyncio.Event()  # set when the last request has ended
 
     async def met(self) -> None:
-        """Return when each replica known from the start is linked, could not be at first, or is too slow.
-
-        A request that did not wait for this would be decided on with part of the replicas, or turned away for want of
-        any.
-        """
-        await self._met.wait()
+        """Return when the first replicas have been heard of, so that a request is not decided on with part of them."""
+        await self._links.met()
 
     # Requests
 
@@ -102,6 +86,7 @@ class DeploymentRouter:
             exchange.fail(self._gone())
             return exchange
         self._exchanges[number] = exchange
+        self._emptied.clear()
         now = self._loop.time()
         deadline = None if timeout_s is None else now + timeout_s
         self._perform(self._core.submit(number, begin.model_id, now, deadline))
@@ -113,8 +98,9 @@ class DeploymentRouter:
 
     def _drop(self, exchange: Exchange, error: errors.ModelplexError) -> None:
         number = exchange.begin.stream
-        if self._exchanges.pop(number, None) is None:
+        if number not in self._exchanges:
             return
+        self._forget(number)
         exchange.fail(error)
         if (link := self._links.get(exchange.replica_id)) is not None:
             link.send(messages.Cancel(number))
@@ -124,69 +110,31 @@ class DeploymentRouter:
 
     def update(self, replicas: Iterable[messages.ReplicaInfo]) -> None:
         """These are the replicas to use from now on."""
-        before, self._addresses = self._addresses, {r.replica_id: r.address for r in replicas}
-        if self._unmet is None:
-            self._unmet = set(self._addresses)
-            self._meeting = self._loop.call_later(MEET_TIMEOUT_S, self._met.set)
-            self._has_met("")
-        for replica_id in before.keys() - self._addresses.keys():
+        for replica_id in self._links.update(replicas):
             self._retire(replica_id)
-            if replica_id not in self._links and (task := self._link_tasks.get(replica_id)) is not None:
-                task.cancel()
-        for replica_id in self._addresses.keys() - self._link_tasks.keys():
-            task = self._loop.create_task(self._keep_link(replica_id))
-            self._link_tasks[replica_id] = task
-            task.add_done_callback(functools.partial(self._link_task_over, replica_id))
+
+    async def drain(self) -> None:
+        """The deployment is no more: who waits is told, what runs may end. Then `close`."""
+        self._closed = True
+        self.update(())
+        for exchange in reversed([e for e in self._exchanges.values() if not e.replica_id]):
+            self._drop(exchange, self._gone())
+        if self._exchanges:
+            await self._emptied.wait()
+        await self.close()
+
+    def _drop_waiting(self) -> None:
+        for exchange in reversed([e for e in self._exchanges.values() if not e.replica_id]):
+            self._drop(exchange, self._gone())
 
     async def close(self) -> None:
         """Drop every link; whoever still waits for an answer is told that there will be none."""
         self._closed = True
-        self._addresses = {}
         for exchange in reversed(list(self._exchanges.values())):  # the oldest last, or it would make place for others
             self._drop(exchange, self._gone())
-        tasks = list(self._link_tasks.values())
-        for task in tasks:
-            task.cancel()
-        for link in list(self._links.values()):
-            link.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._met.set()
-        for timer in (self._timer, self._meeting):
-            if timer is not None:
-                timer.cancel()
-
-    async def _keep_link(self, replica_id: str) -> None:
-        """Hold a link to a replica for as long as it is wanted; one that is lost is opened again."""
-        failures = 0
-        while (address := self._addresses.get(replica_id)) is not None:
-            peer = _Peer(self, replica_id)
-            link: Link | None = None
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    link = await self._connect(address, peer)
-                    link.send(messages.Hello(messages.VERSION))
-                    await peer.welcomed
-                failures = 0
-                self._has_met(replica_id)
-                await peer.gone
-            except (OSError, TimeoutError, errors.ProtocolError) as error:
-                log.debug("No link to replica %s: %s", replica_id, error)
-                failures += 1
-                self._has_met(replica_id)
-            finally:
-                if link is not None:
-                    link.close()
-            await asyncio.sleep(_RECONNECT.delay_s(max(1, failures)))
-
-    def _has_met(self, replica_id: str) -> None:
-        assert self._unmet is not None
-        self._unmet.discard(replica_id)
-        if not self._unmet:
-            self._met.set()
-
-    def _link_task_over(self, replica_id: str, task: asyncio.Task[None]) -> None:
-        if self._link_tasks.get(replica_id) is task:
-            del self._link_tasks[replica_id]
+        await self._links.close()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _retire(self, replica_id: str) -> None:
         if replica_id in self._core.replica_ids:
@@ -202,7 +150,6 @@ class DeploymentRouter:
                 if exchange is not None and exchange.replica_id == replica_id:
                     self._received_for(exchange, link, message, body)
             case messages.Welcome(max_ongoing=slots, room=room, loaded=loaded, loading=loading, ongoing=ongoing):
-                self._links[replica_id] = link
                 self._perform(self._core.replica_up(replica_id, slots, room, loaded, loading, now))
                 self._perform(self._core.told_ongoing(replica_id, ongoing, now))
             case messages.ModelLoading(model_id, room):
@@ -220,11 +167,15 @@ class DeploymentRouter:
 
     def lost(self, replica_id: str) -> None:
         """The link to a replica is gone, and so, most likely, is the replica."""
-        if self._links.pop(replica_id, None) is not None:
-            for number, exchange in self._exchanges.items():
-                if exchange.replica_id == replica_id and not exchange.upload.replayable:
-                    self._core.answered(number)
-            self._perform(self._core.replica_down(replica_id, self._loop.time()))
+        for number, exchange in self._exchanges.items():
+            if exchange.replica_id == replica_id and not exchange.upload.replayable:
+                self._core.answered(number)
+        self._perform(self._core.replica_down(replica_id, self._loop.time()))
+        for exchange in self._exchanges.values():
+            if exchange.replica_id == replica_id:
+                self._waits_again(exchange)
+        if self._closed:
+            self._drop_waiting()
 
     def _received_for(self, exchange: Exchange, link: Link, message: Message, body: bytes) -> None:
         number = exchange.begin.stream
@@ -253,9 +204,14 @@ class DeploymentRouter:
 
     def _finish(self, exchange: Exchange, ongoing: int | None) -> None:
         number = exchange.begin.stream
-        del self._exchanges[number]
+        self._forget(number)
         exchange.end_upload()
         self._perform(self._core.finish(number, self._loop.time(), exchange.load_s, ongoing))
+
+    def _forget(self, number: int) -> None:
+        del self._exchanges[number]
+        if not self._exchanges:
+            self._emptied.set()
 
     # What the core decides
 
@@ -265,12 +221,13 @@ class DeploymentRouter:
             if isinstance(command, routing.Send):
                 self._send(exchange, command.replica_id)
             else:
-                del self._exchanges[command.number]
+                self._forget(command.number)
                 exchange.fail(self._rejection(command.why))
         self._set_timer()
 
     def _send(self, exchange: Exchange, replica_id: str) -> None:
-        link, number = self._links[replica_id], exchange.begin.stream
+        link, number = self._links.get(replica_id), exchange.begin.stream
+        assert link is not None, "the core knows of no other replicas than those that are linked"
         exchange.replica_id = replica_id
         exchange.queued_s = time.perf_counter() - exchange.arrived
         outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
@@ -304,33 +261,3 @@ class DeploymentRouter:
     def _tick(self) -> None:
         self._timer = None
         self._perform(self._core.tick(self._loop.time()))
-
-
-class _Peer:
-    """The receiver of one link, which knows whose link it is."""
-
-    def __init__(self, router: DeploymentRouter, replica_id: str) -> None:
-        self._router = router
-        self._replica_id = replica_id
-        loop = asyncio.get_running_loop()
-        self.welcomed: asyncio.Future[None] = loop.create_future()
-        self.gone: asyncio.Future[None] = loop.create_future()
-
-    def received(self, link: Link, message: Message, body: bytes) -> None:
-        if isinstance(message, messages.Welcome):
-            if self.welcomed.done():  # nobody waits for it any more
-                link.close()
-                return
-            if message.version != messages.VERSION:
-                self.welcomed.set_exception(errors.ProtocolError(f"the replica speaks version {message.version}"))
-                link.close()
-                return
-            self.welcomed.set_result(None)
-        self._router.received(self._replica_id, link, message, body)
-
-    def lost(self, link: Link) -> None:
-        if not self.welcomed.done():
-            self.welcomed.set_exception(errors.ProtocolError("the link was closed before the replica's first word"))
-        if not self.gone.done():
-            self.gone.set_result(None)
-        self._router.lost(self._replica_id)

@@ -158,8 +158,10 @@ class Serving:
             await self.outgoing.write(rest, last=not more)
 
     async def _stream(self, generator: Any) -> None:
-        await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], b"", more=True)
         async with contextlib.aclosing(self._host.servable.parts(generator)) as parts:
+            # What fails before the first part can still be told by the status.
+            first = await anext(parts, b"")
+            await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], encode(first)[1], more=True)
             async for part in parts:
                 await self.outgoing.write(encode(part)[1])
         self.end(answered=False)  # the last chunk of an answer does not tell

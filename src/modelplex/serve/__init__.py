@@ -129,6 +129,8 @@ def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> 
         app_name: its application; inside of a replica, that replica's own unless given.
     """
     if app_name is None:
+        if not _context.in_replica():
+            raise _ModelplexError("Outside of a replica, get_deployment_handle takes app_name, too.")
         app_name = _context.replica().context.app_name
     if not _context.caller().has_deployment(app_name, deployment_name):
         raise _ModelplexError(f"There is no deployment {deployment_name!r} in application {app_name!r}.")

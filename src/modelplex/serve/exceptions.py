@@ -1,12 +1,32 @@
-"""Where programs written for Ray Serve import exceptions from, by the names they know."""
+"""What handles and `get_model` raise; with the name that programs written for Ray Serve know."""
 
 from modelplex.errors import (
     BackPressureError,
+    DeploymentFailedError,
     DeploymentUnavailableError,
+    InvalidModelIdError,
+    ModelLoadError,
+    ModelplexError,
+    ModelUnavailableError,
+    OvercommittedError,
+    ReplicaLostError,
     RequestCancelledError,
-)
-from modelplex.errors import (
-    ModelplexError as RayServeException,
+    RequestTimeoutError,
 )
 
-__all__ = ["BackPressureError", "DeploymentUnavailableError", "RayServeException", "RequestCancelledError"]
+RayServeException = ModelplexError
+
+__all__ = [
+    "BackPressureError",
+    "DeploymentFailedError",
+    "DeploymentUnavailableError",
+    "InvalidModelIdError",
+    "ModelLoadError",
+    "ModelUnavailableError",
+    "ModelplexError",
+    "OvercommittedError",
+    "RayServeException",
+    "ReplicaLostError",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+]
