@@ -1,7 +1,7 @@
 """The command `modelplex`: thin verbs over the public interface.
 
 Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served, or was
-interrupted before it was; 2 the command line is wrong.
+interrupted before it was; 2 the command line is wrong; 130 a second Ctrl-C ended everything at once.
 """
 
 import importlib
@@ -113,14 +113,15 @@ def main() -> None:
     # SIGTERM ends the program in the same good order as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            driver.shutdown()
     except errors.ModelplexError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)  # a second Ctrl-C, while everything was ending
-    finally:
-        driver.shutdown()
+        sys.exit(130)
 
 
 if __name__ == "__main__":

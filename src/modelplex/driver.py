@@ -73,7 +73,11 @@ class Driver:
         """End every process, and the thread."""
         if self.listener is not None:
             self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
-        self._do(self._stop())
+        try:
+            self._do(self._stop())
+        except KeyboardInterrupt:
+            self._do(self._kill())  # a second Ctrl-C: nobody wants to wait for what runs
+            raise
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -92,6 +96,9 @@ class Driver:
         await self._controller.stop()
         await self._directory.close()
         context.set_caller(None)
+
+    async def _kill(self) -> None:
+        await self._controller.kill()
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)

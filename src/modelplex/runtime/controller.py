@@ -59,7 +59,7 @@ class Controller:
         self._engine = engine
         self._directory = directory
         self._apps: dict[str, _App] = {}
-        self._leaving: list[_App] = []
+        self._sets: set[ProcessSet] = set()  # all that have not been stopped yet
         self._proxies: ProcessSet | None = None
 
     def start_proxies(self, options: config.HTTPOptions, listener: socket.socket) -> None:
@@ -72,6 +72,7 @@ class Controller:
             return f"proxy#{tag}", process
 
         self._proxies = ProcessSet("The HTTP proxy", 1, start, lambda: None, PROXY_STARTS_MAX)
+        self._sets.add(self._proxies)
 
     async def deploy(self, name: str, nodes: list[Node], route_prefix: str | None) -> None:
         """Run an application, in place of one of the same name if there is one, and return when it is ready.
@@ -121,6 +122,12 @@ class Controller:
         await asyncio.gather(*(self.delete(name) for name in list(self._apps)))
         await self._engine.close()
 
+    async def kill(self) -> None:
+        """End every process at once."""
+        for processes in self._sets:
+            processes.kill()
+        await self._engine.close()
+
     def status(self) -> ServeStatus:
         proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
         return ServeStatus(proxies, {app.name: _status(app) for app in self._apps.values()})
@@ -142,12 +149,15 @@ class Controller:
 
         failed_starts_max = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * options.num_replicas))
         title = f"{app_name}_{options.name}"
-        return ProcessSet(title, options.num_replicas, start, self._publish, failed_starts_max)
+        replicas = ProcessSet(title, options.num_replicas, start, self._publish, failed_starts_max)
+        self._sets.add(replicas)
+        return replicas
 
     async def _stop_replicas(self, app: _App) -> None:
         # Callers before those they call, so that what runs can still reach what it needs.
         for name, replicas in reversed(app.replicas.items()):
             await replicas.stop(app.nodes[name].deployment.config.graceful_shutdown_timeout_s)
+            self._sets.discard(replicas)
         self._publish()
 
     def _grace_s(self, app: _App) -> float:

@@ -51,6 +51,11 @@ class ProcessSet:
         for process in self._processes.values():
             process.send(message)
 
+    def kill(self) -> None:
+        """End every process at once."""
+        for process in self._processes.values():
+            process.kill()
+
     async def stop(self, timeout_s: float) -> None:
         """Let every process end what it does, then end it. Returns when all have exited."""
         for task in self._tasks:
@@ -64,8 +69,7 @@ class ProcessSet:
         exits = [process.exited for process in self._processes.values()]
         if exits:
             await asyncio.wait(exits, timeout=timeout_s + config.STOP_MARGIN_S)
-        for process in self._processes.values():
-            process.kill()
+        self.kill()
         if exits:
             await asyncio.wait(exits, timeout=config.STOP_MARGIN_S)
 

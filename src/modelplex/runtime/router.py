@@ -173,7 +173,7 @@ class DeploymentRouter:
         self._perform(self._core.replica_down(replica_id, self._loop.time()))
         for exchange in self._exchanges.values():
             if exchange.replica_id == replica_id:
-                self._waits_again(exchange)
+                exchange.replica_id = ""  # it has been placed in a line
         if self._closed:
             self._drop_waiting()
 
@@ -200,7 +200,10 @@ class DeploymentRouter:
             case messages.Credit(size_bytes=size) if exchange.outgoing is not None:
                 exchange.outgoing.credit(size)
             case messages.Refuse(ongoing=ongoing):
+                exchange.replica_id = ""
                 self._perform(self._core.refused(number, ongoing, self._loop.time()))
+                if self._closed:
+                    self._drop_waiting()
 
     def _finish(self, exchange: Exchange, ongoing: int | None) -> None:
         number = exchange.begin.stream
