@@ -7,7 +7,7 @@ Hypothesis drives it, and so does a seeded generator, which also shows that each
 
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,37 +17,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from modelplex.core import cache as cache_module
+from modelplex.core import learned as learned_module
 from modelplex.core.backoff import Backoff
-from modelplex.core.cache import (
-    UNLIMITED,
-    Command,
-    Grant,
-    Load,
-    ModelCache,
-    Phase,
-    Reject,
-    Start,
-    Unload,
-    Why,
-    _Entry,
-)
-from modelplex.core.eviction import LRU, EvictionPolicy, IdleModel
+from modelplex.core.budget import UNLIMITED
+from modelplex.core.cache import Command, Grant, Load, ModelCache, Reject, Start, Unload, Why
+from modelplex.core.eviction import LRU
+from modelplex.core.idle import IdleModels
+from modelplex.core.learned import Learned
+from modelplex.core.shelf import Entry, Phase, Shelf
 
 BACKOFF = Backoff(base_s=1.0, max_s=8.0)
 MODELS = "abcdef"
 OWNERS = "ABCDE"
+BYTES_MAX = 100
 
-# Small, so that short histories meet the bound.
+# Small, so that short histories meet the bounds.
 OVERTAKES_MAX = 3
+SUSPICION_FAILURES = 2
 
-HISTORIES = 600
-
-MakeCache = Callable[[int, EvictionPolicy, Backoff], ModelCache]
+HISTORIES = 900
 
 
 @pytest.fixture(autouse=True)
-def _few_overtakes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "OVERTAKES_MAX", OVERTAKES_MAX)
+    monkeypatch.setattr(learned_module, "SUSPICION_FAILURES", SUSPICION_FAILURES)
 
 
 class InvariantError(AssertionError):
@@ -63,6 +57,7 @@ class Held(Enum):
     """Why a model takes up room."""
 
     LOADING = "loading"
+    SETTLING = "loaded, but not paid for"
     RESIDENT = "resident"
     UNLOADING = "unloading"
 
@@ -90,32 +85,71 @@ class Event:
     ticket: int | None = None
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The settings of a cache."""
+
+    models_max: int
+    bytes_max: int = UNLIMITED
+    loads_max: int = UNLIMITED
+    min_residency_s: float = 0.0
+    idle_ttl_s: float | None = None
+
+
+def build(rules: Rules, part: type = ModelCache) -> ModelCache:
+    """A cache, of which one part (the whole, or what it is made of) may be of another class."""
+    cache_class = part if issubclass(part, ModelCache) else ModelCache
+    cache = cache_class(
+        rules.models_max,
+        LRU(),
+        BACKOFF,
+        bytes_max=rules.bytes_max,
+        loads_max=rules.loads_max,
+        min_residency_s=rules.min_residency_s,
+        idle_ttl_s=rules.idle_ttl_s,
+    )
+    for inner in (cache._shelf, cache._idle, cache._learned):
+        if issubclass(part, type(inner)):
+            inner.__class__ = part
+    return cache
+
+
 class Shell:
     """Gives a cache its inputs, obeys its commands, and checks every promise after every step."""
 
-    def __init__(self, models_max: int, make: MakeCache = ModelCache) -> None:
-        self.cache = make(models_max, LRU(), BACKOFF)
-        self.models_max = models_max
+    def __init__(self, rules: Rules, part: type = ModelCache) -> None:
+        self.cache = build(rules, part)
+        self.rules = rules
         self.now = 0.0
         self.closed = False
         self.waiting: dict[int, Ask] = {}
         self.leased: dict[int, Ask] = {}
         self.held: dict[str, Held] = {}
         self.queue: list[str] = []  # models that wait for room, in the order in which they began to
+        self.settling: list[str] = []  # those that were loaded and wait for their size to be paid, in order
         self._asked = 0
         self._answers: Counter[int] = Counter()
         self._withdrawn: set[int] = set()
         self._openers: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
-        self._failures: dict[str, Failure] = {}
         self._loads: Counter[str] = Counter()
         self._unloads: Counter[str] = Counter()
         self._event = Event("start")
+        self._just_loaded: set[str] = set()  # in this step
+        # What was learned of models
+        self._known_bytes: dict[str, int] = {}
+        self._failures: dict[str, Failure] = {}
+        self._strangers_failed = 0
+        # Bytes and times of what waits or is held
+        self._bytes: dict[str, int] = {}
+        self._given_up: set[str] = set()  # being unloaded because it was never paid for
+        self._resident_since: dict[str, float] = {}
+        self._idle_since: dict[str, float] = {}
+        self._evictable: set[str] = set()  # idle, and the cache has had the occasion to see that it is old enough
         # Bounded overtaking
-        self._head: str | None = None
-        self._overtaken = 0
+        self._overtaken: Counter[str] = Counter()
         self._chosen = False  # a model has had to be chosen that takes no new leases
         self._late: set[int] = set()  # leases that began after that
+        self._granted_late: set[str] = set()  # models of such leases
         self._may_drain = False
 
     # Inputs
@@ -123,25 +157,17 @@ class Shell:
     def acquire(self, model_id: str, owner: Hashable, *, at_once: bool = False) -> None:
         self._asked += 1
         ticket = self._asked
-        failure = self._failures.get(model_id)
-        unknown = model_id not in self.held and model_id not in self.queue
-        expected: list[Command] | None = None
-        if self.closed:
-            expected = [Reject(ticket, model_id, Why.CLOSED)]
-        elif unknown and failure is not None and self.now < failure.retry_at:
-            wait_s = failure.retry_at - self.now
-            expected = [Reject(ticket, model_id, Why.FAILED_RECENTLY, failure.error, wait_s)]
-        elif unknown:
-            self.queue.append(model_id)
-            self._openers[model_id] = ticket
         self.waiting[ticket] = Ask(model_id, owner, at_once)
+        refusal = self._refusal(ticket, model_id)
+        if refusal is None and model_id not in self.held and model_id not in self.queue:
+            self._begin_to_wait(model_id, ticket)
         commands = self.cache.acquire(ticket, model_id, owner, self.now)
-        if expected is not None:
-            must(
-                commands == expected,
-                "7. an acquire of what failed recently is refused at once, with the error and when to try again, and "
-                "costs nothing; so is one after close",
-            )
+        refused = [c for c in commands if isinstance(c, Reject) and c.why is not Why.OVERCOMMITTED]
+        must(
+            commands == [refusal] if refusal else not refused,
+            "7. an acquire of what failed recently or can never fit is refused at once, with the error and when to try "
+            "again, and costs nothing; so is one after close; no other is",
+        )
         self._obey(Event("acquire", model_id, ticket), commands)
 
     def withdraw(self, ticket: int) -> None:
@@ -149,55 +175,80 @@ class Shell:
         self._leave(ticket)
         self._withdrawn.add(ticket)
         commands = self.cache.release(ticket, self.now)
-        must(all(isinstance(c, Grant) for c in commands), "3. one who leaves disturbs nobody else")
+        must(not any(isinstance(c, Reject) for c in commands), "3. one who leaves disturbs nobody else")
         self._obey(Event("withdraw"), commands)
 
     def release(self, ticket: int) -> None:
         """A lease ends."""
-        del self.leased[ticket]
+        ask = self.leased.pop(ticket)
         self._late.discard(ticket)
+        if not self._leases(ask.model_id):
+            self._becomes_idle(ask.model_id)
         self._obey(Event("release"), self.cache.release(ticket, self.now))
 
     def loaded(self, model_id: str, size_bytes: int) -> None:
-        self.held[model_id] = Held.RESIDENT
-        self._sizes[model_id] = size_bytes
-        self._loads[model_id] += 1
+        self.held[model_id] = Held.SETTLING
+        self.settling.append(model_id)
+        self._overtaken[model_id] = 0
+        self._bytes[model_id] = size_bytes
+        if model_id not in self._known_bytes:
+            self._strangers_failed = 0
+        self._known_bytes[model_id] = size_bytes
         self._failures.pop(model_id, None)
+        self._loads[model_id] += 1
         self._obey(Event("loaded", model_id), self.cache.loaded(model_id, size_bytes, self.now))
 
     def load_failed(self, model_id: str) -> None:
+        error = self._failed(model_id)
         del self.held[model_id]
-        before = self._failures.get(model_id)
-        count = before.count + 1 if before else 1
-        failure = Failure(f"error {count} of {model_id}", count, self.now + BACKOFF.delay_s(count))
-        self._failures[model_id] = failure
-        self._obey(Event("load_failed", model_id), self.cache.load_failed(model_id, failure.error, self.now))
+        self._obey(Event("load_failed", model_id), self.cache.load_failed(model_id, error, self.now))
+        must(not self._waiters(model_id) or model_id in self.queue, "4. whoever waits for a load hears that it failed")
+
+    def load_overdue(self, model_id: str) -> None:
+        """It takes too long, but goes on."""
+        error = self._failed(model_id)
+        commands = self.cache.load_overdue(model_id, error, self.now)
+        told = [c.ticket for c in commands if isinstance(c, Reject) and c.why is Why.LOAD_FAILED]
+        must(told == self._waiters(model_id), "4. whoever waits for a load hears that it takes too long")
+        self._obey(Event("load_overdue", model_id), commands)
 
     def unloaded(self, model_id: str) -> None:
         del self.held[model_id]
+        self._given_up.discard(model_id)
         self._unloads[model_id] += 1
-        first = next((ticket for ticket, ask in self.waiting.items() if ask.model_id == model_id), None)
-        if first is not None:
-            self.queue.append(model_id)
-            self._openers[model_id] = first
+        if waiters := self._waiters(model_id):
+            self._begin_to_wait(model_id, waiters[0])
         self._obey(Event("unloaded", model_id), self.cache.unloaded(model_id, self.now))
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    def tick(self, later_s: float = 0.0) -> None:
+        """At the time at which the cache asked for it, or later."""
+        due = self.cache.next_tick
+        self.now = max(self.now, due or 0.0) + later_s
+        self._evictable |= {m for m in self._idle_since if self._is_old(m)}
+        self._obey(Event("tick"), self.cache.tick(self.now))
+        must(not any(self._is_past_its_ttl(m) for m in self._idle_since), "what was idle for too long is unloaded")
+        due = self.cache.next_tick
+        must(due is None or due > self.now, "after a tick nothing is due any more")
+
     def close(self) -> None:
         self.closed = True
+        self._evictable |= self._idle_since.keys()
         self._obey(Event("close"), self.cache.close(self.now))
 
     def settle(self) -> None:
-        """Every load and unload ends well and every lease ends: then everybody has had an answer."""
-        while True:
+        """Every load and unload ends well, every lease ends and time goes on: then everybody has had an answer."""
+        for _ in range(10_000):
             if unloading := self.models(Held.UNLOADING):
                 self.unloaded(unloading[0])
             elif loading := self.models(Held.LOADING):
                 self.loaded(loading[0], 1)
             elif self.leased:
                 self.release(next(iter(self.leased)))
+            elif self.waiting and self.cache.next_tick is not None:
+                self.tick()
             else:
                 break
         must(not self.waiting, "4. nobody waits for ever: there was a lost wake-up")
@@ -217,11 +268,14 @@ class Shell:
 
     # What the history says
 
-    def models(self, held: Held) -> list[str]:
-        return [model_id for model_id, how in self.held.items() if how is held]
+    def models(self, *held: Held) -> list[str]:
+        return [model_id for model_id, how in self.held.items() if how in held]
 
     def _leases(self, model_id: str) -> set[int]:
         return {ticket for ticket, ask in self.leased.items() if ask.model_id == model_id}
+
+    def _waiters(self, model_id: str) -> list[int]:
+        return [ticket for ticket, ask in self.waiting.items() if ask.model_id == model_id]
 
     def _owners(self, model_id: str) -> set[Hashable]:
         """Whoever has to end before this model can make room: its lessees, and those its load will make lessees."""
@@ -233,17 +287,137 @@ class Shell:
         asks = self.waiting.values()
         return {ask.owner for ask in asks if self.held.get(ask.model_id) is not Held.LOADING} - {None}
 
+    def _blocked(self) -> set[Hashable]:
+        """Owners that wait for room."""
+        lines = {*self.settling, *self.queue}
+        return {ask.owner for ask in self.waiting.values() if ask.model_id in lines} - {None}
+
+    def _refusal(self, ticket: int, model_id: str) -> Reject | None:
+        """The answer to an acquire that is to be refused at once."""
+        if self.closed:
+            return Reject(ticket, model_id, Why.CLOSED)
+        if model_id in self.queue or self.held.get(model_id) in (Held.SETTLING, Held.RESIDENT):
+            return None
+        failure = self._failures.get(model_id)
+        if failure is not None and self.now < failure.retry_at:
+            wait_s = failure.retry_at - self.now
+            return Reject(ticket, model_id, Why.FAILED_RECENTLY, failure.error, wait_s)
+        if not self._can_ever_fit(self._known_bytes.get(model_id, 0)):
+            return Reject(ticket, model_id, Why.TOO_LARGE, self._known_bytes[model_id])
+        return None
+
+    def _failed(self, model_id: str) -> object:
+        before = self._failures.get(model_id)
+        count = before.count + 1 if before else 1
+        failure = Failure(f"error {count} of {model_id}", count, self.now + BACKOFF.delay_s(count))
+        self._failures[model_id] = failure
+        self._strangers_failed += model_id not in self._known_bytes
+        return failure.error
+
+    def _begin_to_wait(self, model_id: str, opener: int) -> None:
+        self.queue.append(model_id)
+        self._openers[model_id] = opener
+        self._overtaken[model_id] = 0
+        self._bytes[model_id] = self._known_bytes.get(model_id, self._average_bytes())
+
     def _leave(self, ticket: int) -> Ask:
         ask = self.waiting.pop(ticket)
-        if ask.model_id in self.queue and all(other.model_id != ask.model_id for other in self.waiting.values()):
+        if ask.model_id in self.queue and not self._waiters(ask.model_id):
             self.queue.remove(ask.model_id)
         return ask
+
+    def _becomes_idle(self, model_id: str) -> None:
+        self._idle_since[model_id] = self.now
+        if self._is_old(model_id):
+            self._evictable.add(model_id)
+
+    def _is_busy_again(self, model_id: str) -> None:
+        self._idle_since.pop(model_id, None)
+        self._evictable.discard(model_id)
+
+    def _is_old(self, model_id: str) -> bool:
+        return self.closed or self.now >= self._resident_since[model_id] + self.rules.min_residency_s
+
+    def _is_past_its_ttl(self, model_id: str) -> bool:
+        return self.rules.idle_ttl_s is not None and self.now >= self._idle_since[model_id] + self.rules.idle_ttl_s
+
+    # Room
+
+    def _average_bytes(self) -> int:
+        """What is expected of a model that was never loaded."""
+        known = self._known_bytes.values()
+        average = sum(known) // len(known) if known else 0
+        return average if self.rules.bytes_max == UNLIMITED else min(average, self.rules.bytes_max)
+
+    def _taken(self, model_ids: Iterable[str]) -> int:
+        return sum(self._bytes[model_id] for model_id in model_ids)
+
+    def _can_ever_fit(self, size_bytes: int) -> bool:
+        return self.rules.bytes_max == UNLIMITED or size_bytes <= self.rules.bytes_max
+
+    def _overdrawn(self) -> bool:
+        return not self._can_ever_fit(self._taken(self.held))
+
+    def _fits(self, model_id: str, models: int, size_bytes: int) -> bool:
+        """Whether a model fits beside others."""
+        models_fit = self.rules.models_max == UNLIMITED or models < self.rules.models_max
+        return models_fit and self._can_ever_fit(size_bytes + self._bytes[model_id])
+
+    def _suspicious(self) -> bool:
+        return self._strangers_failed >= SUSPICION_FAILURES
+
+    def _strangers_load(self) -> int:
+        return sum(model_id not in self._known_bytes for model_id in self.models(Held.LOADING))
+
+    def _candidates(self) -> list[str]:
+        """Those that wait for room and for nothing else, in order."""
+        limit, running = self.rules.loads_max, len(self.models(Held.LOADING))
+        loads = len(self.queue) if limit == UNLIMITED else limit - running
+        stranger_may = not self._suspicious() or not self._strangers_load()
+        candidates: list[str] = []
+        for model_id in self.queue:
+            if len(candidates) < loads and (stranger_may or model_id in self._known_bytes):
+                candidates.append(model_id)
+                stranger_may = stranger_may and (not self._suspicious() or model_id in self._known_bytes)
+        return candidates
+
+    def _settling_is_short(self) -> bool:
+        """Whether what was loaded waits for bytes that nobody is about to give back."""
+        stay = self.held.keys() - self.models(Held.UNLOADING)
+        return bool(self.settling) and not self._can_ever_fit(self._taken(stay))
+
+    def _short(self) -> bool:
+        """Whether anything waits for room that is not on its way."""
+        stay = self.held.keys() - self.models(Held.UNLOADING)
+        models, size_bytes = len(stay), self._taken(stay)
+        if self._settling_is_short():
+            return True
+        for model_id in self._candidates():
+            if not self._fits(model_id, models, size_bytes):
+                return True
+            models, size_bytes = models + 1, size_bytes + self._bytes[model_id]
+        return False
+
+    def _settle_unseen(self) -> None:
+        """What was loaded, is paid for, and has no waiters, becomes resident without a command."""
+        while self.settling and not self._overdrawn() and not self._waiters(self.settling[0]):
+            self._becomes_resident(self.settling[0])
+
+    def _becomes_resident(self, model_id: str) -> None:
+        must(self.settling[0] == model_id, "4. what has been loaded gets its room in order")
+        self.settling.pop(0)
+        self.held[model_id] = Held.RESIDENT
+        self._just_loaded.add(model_id)
+        self._resident_since[model_id] = self.now
+        self._becomes_idle(model_id)
 
     # Commands
 
     def _obey(self, event: Event, commands: list[Command]) -> None:
         self._event = event
+        self._just_loaded.clear()
         for command in commands:
+            self._settle_unseen()
             match command:
                 case Load(model_id):
                     self._on_load(model_id)
@@ -253,6 +427,7 @@ class Shell:
                     self._on_grant(command)
                 case Reject():
                     self._on_reject(command)
+        self._settle_unseen()
         self._watch_the_head()
         self._check()
         for command in commands:
@@ -262,49 +437,92 @@ class Shell:
     def _on_load(self, model_id: str) -> None:
         must(not self.closed, "a closed cache loads nothing")
         must(model_id not in self.held, "3. at most one load of a model at a time, and none of one that is here")
-        must(self.queue[:1] == [model_id], "4. models wait for room in the order in which they began to")
-        self.queue.pop(0)
+        running, limit = len(self.models(Held.LOADING)), self.rules.loads_max
+        must(limit == UNLIMITED or running < limit, "4. at most so many loads run at a time")
+        is_stranger = model_id not in self._known_bytes
+        must(
+            not (is_stranger and self._suspicious() and self._strangers_load()),
+            "4. while ids seem to be invented, models that were never loaded are loaded one at a time",
+        )
+        must(self._candidates()[:1] == [model_id], "4. models get room in the order in which they began to wait")
+        self.queue.remove(model_id)
         self.held[model_id] = Held.LOADING
         must(
-            self.models_max == UNLIMITED or len(self.held) <= self.models_max,
+            self.rules.models_max == UNLIMITED or len(self.held) <= self.rules.models_max,
             "1. models loading, resident and unloading together stay within the budget",
         )
+        must(not self._overdrawn(), "1. no load is begun that the bytes are not there for")
 
     def _on_unload(self, model_id: str) -> None:
-        must(self.held.get(model_id) is Held.RESIDENT, "6. each loaded model is unloaded exactly once")
+        how = self.held.get(model_id)
+        must(how in (Held.RESIDENT, Held.SETTLING), "6. each loaded model is unloaded exactly once")
         must(not self._leases(model_id), "2. nothing leased is unloaded")
-        must(bool(self.queue) or self.closed, "a model is evicted only for one that waits for its room")
+        if how is Held.SETTLING:
+            self._check_given_up(model_id)
+            self.settling.remove(model_id)
+            self._given_up.add(model_id)
+        else:
+            is_past_its_ttl = self._event.name == "tick" and self._is_past_its_ttl(model_id)
+            must(self._short() or self.closed or is_past_its_ttl, "a model is evicted only for one that waits for room")
+            must(self._is_old(model_id) or is_past_its_ttl, "a young model is not evicted")
+        self._is_busy_again(model_id)
         self.held[model_id] = Held.UNLOADING
+        self._late.clear()
+        self._granted_late.clear()
+
+    def _check_given_up(self, model_id: str) -> None:
+        """A model is unloaded that was loaded and granted to nobody."""
+        if not self._waiters(model_id):
+            must(self._overdrawn(), "1. what was loaded is kept while there are bytes for it")
+            return
+        must(self._can_ever_fit(self._bytes[model_id]), "1. whoever waits for what can never fit is told so")
+        others = [*self.models(Held.LOADING, Held.RESIDENT), *self.settling[:-1]]
+        only_settling = bool(others) and others == self.settling[:-1]
+        must(
+            self.settling[-1] == model_id and only_settling and self._settling_is_short(),
+            "1. what somebody waits for is unloaded only if it and others like it wait for each other's room alone",
+        )
 
     def _on_grant(self, grant: Grant) -> None:
         ask = self._answer(grant.ticket, grant.model_id)
+        if self.held.get(grant.model_id) is Held.SETTLING:
+            must(not self._overdrawn(), "1. what was loaded is paid for before anyone gets it")
+            self._becomes_resident(grant.model_id)
         must(self.held.get(grant.model_id) is Held.RESIDENT, "a lease is of a resident model")
         start = Start.WARM
-        if self._event == Event("loaded", grant.model_id):
+        if grant.model_id in self._just_loaded:
             start = Start.COLD if grant.ticket == self._openers[grant.model_id] else Start.JOINED
         must(grant.start is start, "a grant says how the request met its model")
         self._count_overtaking(grant, ask)
+        self._is_busy_again(grant.model_id)
         self.leased[grant.ticket] = ask
 
     def _on_reject(self, reject: Reject) -> None:
         if reject.why is Why.OVERCOMMITTED:
             self._check_overcommitted(reject)
         self._answer(reject.ticket, reject.model_id)
+        asked = Event("acquire", reject.model_id, reject.ticket)
         match reject.why:
             case Why.LOAD_FAILED:
-                must(
-                    self._event == Event("load_failed", reject.model_id), "3. only a model's own load fails its waiters"
-                )
+                own = (Event("load_failed", reject.model_id), Event("load_overdue", reject.model_id))
+                must(self._event in own, "3. only a model's own load fails its waiters")
                 failure = self._failures[reject.model_id]
                 told = (reject.error, reject.retry_after_s)
                 must(told == (failure.error, BACKOFF.delay_s(failure.count)), "a failed load is told with its error")
             case Why.FAILED_RECENTLY:
-                asked = Event("acquire", reject.model_id, reject.ticket)
                 must(self._event == asked, "7. who asks for what failed recently is refused at once or not at all")
                 must(
                     self.now < self._failures[reject.model_id].retry_at,
                     "7. a failure is held against a model for a while",
                 )
+            case Why.TOO_LARGE:
+                must(
+                    self._event in (asked, Event("loaded", reject.model_id)),
+                    "1. that a model can never fit is told when it is loaded, and at once to who asks for it later",
+                )
+                size_bytes = self._known_bytes[reject.model_id]
+                must(reject.error == size_bytes, "what is too large is told with its size")
+                must(not self._can_ever_fit(size_bytes), "1. only what can never fit is refused for good")
             case Why.CLOSED:
                 must(self.closed, "only a closed cache says that it is closed")
 
@@ -316,153 +534,229 @@ class Shell:
 
     def _check_overcommitted(self, reject: Reject) -> None:
         must(reject.ticket in self.waiting, "4. every acquire gets exactly one answer, and none after it was released")
-        must(len(self.held) == self.models_max, "nobody is rejected for want of room while there is room")
+        must(self._short(), "nobody is rejected for want of room while there is room")
         must(not self.models(Held.UNLOADING), "nobody is rejected for want of room while room is on its way")
-        blocked = {ask.owner for ask in self.waiting.values() if ask.model_id in self.queue} - {None}
-        owners = [self._owners(model_id) for model_id in self.held]
+        blocked = self._blocked()
+        owners = [self._owners(model_id) for model_id in self.models(Held.LOADING, Held.RESIDENT)]
         must(
             all(not blocked.isdisjoint(some) for some in owners),
             "nobody is rejected for want of room while a model is held by owners that all can go on",
         )
         lessees = blocked.intersection(set().union(*owners))
-        tickets = [t for t, ask in self.waiting.items() if ask.model_id in self.queue and ask.owner in lessees]
+        lines = {*self.settling, *self.queue}
+        tickets = [t for t, ask in self.waiting.items() if ask.model_id in lines and ask.owner in lessees]
         must(reject.ticket == max(tickets), "when lessees wait for each other's room, the newest acquire is rejected")
 
     # Bounded overtaking
 
+    def _head(self) -> str | None:
+        """The model that has waited for room longest."""
+        return next(iter([*self.settling, *self.queue]), None)
+
     def _count_overtaking(self, grant: Grant, ask: Ask) -> None:
-        overtakes = self._event.name == "acquire" and bool(self.queue)
-        self._overtaken += overtakes
+        head = self._head()
+        if self._event.name == "acquire" and head is not None:
+            self._overtaken[head] += 1
         holds = {t for t in self._leases(ask.model_id) if self.leased[t].owner == ask.owner is not None}
         if self._chosen and not holds - self._late:
             # One that holds the model may have it again: it could not end otherwise. Everyone else is late.
             self._late.add(grant.ticket)
+            self._granted_late.add(ask.model_id)
 
     def _watch_the_head(self) -> None:
-        head = self.queue[0] if self.queue else None
-        if head != self._head:
-            self._head, self._overtaken = head, 0
-        queueing = {ask.owner for ask in self.waiting.values() if ask.model_id in self.queue} - {None}
+        head, short = self._head(), self._short()
+        too_often = head is not None and self._overtaken[head] >= OVERTAKES_MAX
         lessees = {ask.owner for ask in self.leased.values()}
         # A lessee that itself waits for room does not end, so another model may yet have to be chosen.
-        self._chosen = self._overtaken >= OVERTAKES_MAX and bool(lessees) and queueing.isdisjoint(lessees)
-        self._may_drain = head is not None and (self._may_drain or self._overtaken >= OVERTAKES_MAX)
+        self._chosen = short and too_often and bool(lessees) and self._blocked().isdisjoint(lessees)
+        self._may_drain = short and (self._may_drain or too_often)
         if not self._chosen:
             self._late.clear()
+            self._granted_late.clear()
 
     # What holds after every step
 
     def _check(self) -> None:
+        self._check_bytes()
         self._check_books()
+        self._check_times()
         self._check_everyone_is_seen_to()
         self._check_someone_can_go_on()
         self._check_overtaking_is_bounded()
         if self.closed:
             must(not self.waiting, "nobody waits for a closed cache")
-            idle = [m for m in self.models(Held.RESIDENT) if not self._leases(m)]
-            must(not idle, "a closed cache unloads what is idle at once")
+            must(not self._idle_since, "a closed cache unloads what is idle at once")
+
+    def _check_bytes(self) -> None:
+        """1. All is within the budget but what turned out larger than expected, until it is paid for or gone."""
+        paid = self.held.keys() - self._given_up - set(self.settling)
+        must(self._can_ever_fit(self._taken(paid)), "1. bytes loading, resident and unloading are within the budget")
+        must(not self.settling or self._overdrawn(), "4. what has been loaded and is paid for is granted at once")
+        fitting = all(self._can_ever_fit(self._bytes[model_id]) for model_id in self.settling)
+        must(fitting, "1. what can never fit is refused and unloaded at once")
 
     def _check_books(self) -> None:
         """5. What it advertises is what it holds and what it is loading, and the room that nobody has a claim to."""
         must(sorted(self.cache.resident) == sorted(self.models(Held.RESIDENT)), "5. `resident` is what it holds")
-        must(sorted(self.cache.loading) == sorted(self.models(Held.LOADING)), "5. `loading` is what it is loading")
-        room = None if self.models_max == UNLIMITED else max(0, self.models_max - len(self.held) - len(self.queue))
+        loading = self.models(Held.LOADING, Held.SETTLING)
+        must(sorted(self.cache.loading) == sorted(loading), "5. `loading` is what it is loading")
+        rules, claims, expected = self.rules, [*self.held, *self.queue], self._average_bytes()
+        rooms = [] if rules.models_max == UNLIMITED else [rules.models_max - len(claims)]
+        if rules.bytes_max != UNLIMITED and expected:
+            rooms.append((rules.bytes_max - self._taken(claims)) // expected)
+        room = max(0, min(rooms)) if rooms else None
         must(self.cache.room == room, "5. `room` is what nothing takes up, an unloading model included, or waits for")
         for ticket in range(1, self._asked + 1):
             open_still = ticket in self.waiting or ticket in self.leased
             must((ticket in self.cache) == open_still, "4. a ticket is known until it is rejected or released")
-        for model_id in self.models(Held.RESIDENT):
-            must(self.cache.size_bytes(model_id) == self._sizes[model_id], "5. a size is what `loaded` said")
+
+    def _check_times(self) -> None:
+        """4. The cache asks to be called when an idle model becomes old enough, or has been idle for too long."""
+        due = [self._resident_since[m] + self.rules.min_residency_s for m in self._idle_since.keys() - self._evictable]
+        if self.rules.idle_ttl_s is not None:
+            due += [since + self.rules.idle_ttl_s for since in self._idle_since.values()]
+        next_tick = self.cache.next_tick
+        must(not due or (next_tick is not None and next_tick <= min(due)), "4. the cache asks for its tick in time")
 
     def _check_everyone_is_seen_to(self) -> None:
         """4. Whoever waits, waits for something that is on its way, or for room that somebody still uses."""
         wanted = {ask.model_id for ask in self.waiting.values()}
         must(wanted <= self.held.keys() | set(self.queue), "4. nobody waits for a model that the cache has forgotten")
-        unloading = len(self.models(Held.UNLOADING))
-        missing = len(self.queue) - unloading
-        if self.queue:
-            must(len(self.held) == self.models_max, "4. nothing waits for room while there is room")
-        idle = [m for m in self.models(Held.RESIDENT) if not self._leases(m)]
-        must(missing <= 0 or not idle, "4. nothing waits for the room of an idle model that is not being unloaded")
+        candidates, short = self._candidates(), self._short()
+        if candidates and not self._settling_is_short():
+            fits = self._fits(candidates[0], len(self.held), self._taken(self.held))
+            must(not fits, "4. nothing waits for room while there is room")
+        must(not (short and self._evictable), "4. nothing waits for room that an idle model could make")
         drained = wanted.intersection(self.models(Held.RESIDENT))
         must(len(drained) <= 1, "at most one resident model at a time takes no new leases")
         must(
             not drained or self._may_drain, "4. a resident model is granted at once, unless a model has waited too long"
         )
-        must(not drained or missing > 0, "4. nobody waits for a resident model when the room is on its way")
-        must(drained.isdisjoint(idle), "4. nobody waits for a resident model that is idle")
+        must(not drained or short, "4. nobody waits for a resident model when the room is on its way")
+        must(drained.isdisjoint(self._evictable), "4. nobody waits for a resident model that is idle, unless too young")
 
     def _check_someone_can_go_on(self) -> None:
         """4. If room is wanted and none is on its way, some model's owners all can go on, and so end."""
-        if self.queue and not self.models(Held.UNLOADING):
+        if self._short() and not self.models(Held.UNLOADING):
             stuck = self._stuck()
-            can_end = [m for m in self.held if stuck.isdisjoint(self._owners(m))]
-            must(bool(can_end), "4. owners that wait for each other's room do not wait for ever")
+            can_end = [m for m in self.models(Held.LOADING, Held.RESIDENT) if stuck.isdisjoint(self._owners(m))]
+            must(bool(can_end), "4. those that wait for each other's room do not wait for ever")
 
     def _check_overtaking_is_bounded(self) -> None:
         """4. Once the first in the queue was overtaken too often, some model takes no new leases, so it runs dry."""
         if self._chosen and not self.models(Held.UNLOADING):
-            leases = [self._leases(m) for m in self.models(Held.RESIDENT)]
-            running_dry = [some for some in leases if some and some.isdisjoint(self._late)]
-            must(bool(running_dry), "4. what waits for room is overtaken a bounded number of times")
+            resident = self.models(Held.RESIDENT)
+            running_dry = [m for m in resident if (some := self._leases(m)) and some.isdisjoint(self._late)]
+            too_young = self._idle_since.keys() - self._granted_late
+            must(bool(running_dry or too_young), "4. what waits for room is overtaken a bounded number of times")
 
 
 # Driven by a seeded generator
 
 
-def play(seed: int, make: MakeCache = ModelCache, steps: int = 150) -> None:
-    """One random history. Its shape, too, depends on the seed: how many models fit, how long leases last."""
+@dataclass(frozen=True)
+class Habits:
+    """The shape of one random history: what models there are, who asks for them, and what is likely to happen."""
+
+    models: str
+    owners: str | None  # None: each acquire is of a new owner, so that none waits twice
+    invented: float  # how often an id is asked for that nobody has ever seen
+    largest: int  # of the sizes of most models
+    too_large: float  # how often a model is larger than the whole budget
+    changing: float  # how often a model is of another size than before
+    weights: dict[str, int]
+
+
+def draw_rules(rng: random.Random) -> Rules:
+    return Rules(
+        models_max=rng.choice([1, 2, 2, 3, 4, UNLIMITED]),
+        bytes_max=rng.choice([UNLIMITED, BYTES_MAX, BYTES_MAX]),
+        loads_max=rng.choice([UNLIMITED, UNLIMITED, 1, 2]),
+        min_residency_s=rng.choice([0.0, 0.0, 0.5, 3.0]),
+        idle_ttl_s=rng.choice([None, None, 1.0, 10.0]),
+    )
+
+
+def draw_habits(rng: random.Random) -> Habits:
+    fails = rng.choice([0, 1, 3])
+    return Habits(
+        models=MODELS[: rng.randint(2, len(MODELS))],
+        owners=OWNERS if rng.random() < 0.5 else None,
+        invented=rng.choice([0.0, 0.3]),
+        largest=rng.choice([30, 60, 100]),
+        too_large=rng.choice([0.0, 0.05, 0.3]),
+        changing=rng.choice([0.0, 0.3]),
+        weights={
+            "acquire": rng.choice([4, 8]),
+            "release": rng.choice([1, 2, 4]),
+            "withdraw": rng.choice([0, 1]),
+            "loaded": rng.choice([1, 3]),
+            "load_failed": fails,
+            "load_overdue": rng.choice([0, 1, 2]),
+            "unloaded": rng.choice([1, 3]),
+            "advance": 1,
+            "tick": rng.choice([0, 1]),
+        },
+    )
+
+
+def play(seed: int, part: type = ModelCache, steps: int = 120) -> None:
+    """One random history. Its shape, too, depends on the seed."""
     rng = random.Random(seed)
-    shell = Shell(rng.choice([1, 2, 2, 3, 4, UNLIMITED]), make)
-    models = MODELS[: rng.randint(2, len(MODELS))]
-    owners = OWNERS if rng.random() < 0.5 else None  # None: each acquire is of a new owner, so that none waits twice
-    weights = {
-        "acquire": rng.choice([4, 8]),
-        "release": rng.choice([2, 4]),
-        "withdraw": rng.choice([0, 1]),
-        "loaded": 3,
-        "load_failed": rng.choice([0, 1]),
-        "unloaded": rng.choice([1, 3]),
-        "advance": 1,
-    }
+    shell, habits = Shell(draw_rules(rng), part), draw_habits(rng)
+    sizes: dict[str, int] = {}
     closes_at = rng.choice([None, rng.randrange(steps)])
     try:
         for step in range(steps):
             if step == closes_at:
                 shell.close()
-            action = rng.choices(list(weights), list(weights.values()))[0]
-            one_step(shell, rng, action, models, owners, step)
+            action = rng.choices(list(habits.weights), list(habits.weights.values()))[0]
+            one_step(shell, rng, action, habits, sizes, step)
         shell.end()
     except Exception as error:
         error.add_note(f"seed {seed}")
         raise
 
 
-def one_step(shell: Shell, rng: random.Random, action: str, models: str, owners: str | None, step: int) -> None:
+def one_step(shell: Shell, rng: random.Random, action: str, habits: Habits, sizes: dict[str, int], step: int) -> None:
     loading, unloading = shell.models(Held.LOADING), shell.models(Held.UNLOADING)
     if action == "acquire":
-        owner: Hashable = rng.choice(owners) if owners else f"request {step}"
+        model_id = f"invented {step}" if rng.random() < habits.invented else rng.choice(habits.models)
+        owner: Hashable = rng.choice(habits.owners) if habits.owners else f"request {step}"
         if rng.random() < 0.2:
-            shell.acquire(rng.choice(models), None, at_once=rng.random() < 0.5)
+            shell.acquire(model_id, None, at_once=rng.random() < 0.5)
         else:
-            shell.acquire(rng.choice(models), owner)
+            shell.acquire(model_id, owner)
     elif action == "release" and shell.leased:
         shell.release(rng.choice(list(shell.leased)))
     elif action == "withdraw" and shell.waiting:
         shell.withdraw(rng.choice(list(shell.waiting)))
     elif action == "loaded" and loading:
-        shell.loaded(rng.choice(loading), rng.randrange(1000))
-    elif action == "load_failed" and loading:
-        shell.load_failed(rng.choice(loading))
+        model_id = rng.choice(loading)
+        shell.loaded(model_id, draw_size(rng, habits, sizes, model_id))
+    elif action in ("load_failed", "load_overdue") and loading:
+        invented = [model_id for model_id in loading if model_id.startswith("invented")]
+        end = shell.load_failed if action == "load_failed" else shell.load_overdue
+        end(rng.choice(invented or loading))
     elif action == "unloaded" and unloading:
         shell.unloaded(rng.choice(unloading))
     elif action == "advance":
         shell.advance(rng.choice([0.1, 1.0, 5.0]))
+    elif action == "tick":
+        shell.tick(later_s=rng.choice([0.0, 0.0, 1.0]))
 
 
-def play_many(seeds: Iterable[int], make: MakeCache = ModelCache) -> None:
+def draw_size(rng: random.Random, habits: Habits, sizes: dict[str, int], model_id: str) -> int:
+    if rng.random() < habits.too_large:
+        return rng.randint(BYTES_MAX + 1, 3 * BYTES_MAX)
+    if model_id not in sizes or rng.random() < habits.changing:
+        sizes[model_id] = rng.choice([1, rng.randint(0, habits.largest)])
+    return sizes[model_id]
+
+
+def play_many(seeds: Iterable[int], part: type = ModelCache) -> None:
     for seed in seeds:
-        play(seed, make)
+        play(seed, part)
 
 
 def test_random_histories_keep_every_promise() -> None:
@@ -475,9 +769,18 @@ def test_random_histories_keep_every_promise() -> None:
 class Histories(RuleBasedStateMachine):
     shell: Shell
 
-    @initialize(models_max=st.sampled_from([1, 2, 3, UNLIMITED]))
-    def start(self, models_max: int) -> None:
-        self.shell = Shell(models_max)
+    @initialize(
+        rules=st.builds(
+            Rules,
+            models_max=st.sampled_from([1, 2, 3, UNLIMITED]),
+            bytes_max=st.sampled_from([UNLIMITED, BYTES_MAX]),
+            loads_max=st.sampled_from([UNLIMITED, 1, 2]),
+            min_residency_s=st.sampled_from([0.0, 2.0]),
+            idle_ttl_s=st.sampled_from([None, 1.0, 10.0]),
+        )
+    )
+    def start(self, rules: Rules) -> None:
+        self.shell = Shell(rules)
 
     @rule(model_id=st.sampled_from(MODELS[:5]), owner=st.sampled_from(OWNERS))
     def acquire(self, model_id: str, owner: str) -> None:
@@ -498,14 +801,15 @@ class Histories(RuleBasedStateMachine):
         self.shell.withdraw(data.draw(st.sampled_from(sorted(self.shell.waiting))))
 
     @precondition(lambda self: self.shell.models(Held.LOADING))
-    @rule(data=st.data(), size_bytes=st.integers(0, 1 << 40))
+    @rule(data=st.data(), size_bytes=st.integers(0, BYTES_MAX + 10))
     def loaded(self, data: st.DataObject, size_bytes: int) -> None:
         self.shell.loaded(data.draw(st.sampled_from(self.shell.models(Held.LOADING))), size_bytes)
 
     @precondition(lambda self: self.shell.models(Held.LOADING))
-    @rule(data=st.data())
-    def load_failed(self, data: st.DataObject) -> None:
-        self.shell.load_failed(data.draw(st.sampled_from(self.shell.models(Held.LOADING))))
+    @rule(data=st.data(), overdue=st.booleans())
+    def load_failed(self, data: st.DataObject, overdue: bool) -> None:
+        end = self.shell.load_overdue if overdue else self.shell.load_failed
+        end(data.draw(st.sampled_from(self.shell.models(Held.LOADING))))
 
     @precondition(lambda self: self.shell.models(Held.UNLOADING))
     @rule(data=st.data())
@@ -515,6 +819,10 @@ class Histories(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 1.0, 10.0]))
     def advance(self, seconds: float) -> None:
         self.shell.advance(seconds)
+
+    @rule(later_s=st.sampled_from([0.0, 1.0]))
+    def tick(self, later_s: float) -> None:
+        self.shell.tick(later_s)
 
     @precondition(lambda self: not self.shell.closed and self.shell.now > 5.0)  # late, for little happens after it
     @rule()
@@ -533,19 +841,15 @@ def test_histories_of_hypothesis_keep_every_promise() -> None:
     run_state_machine_as_test(Histories, settings=slow_is_fine)
 
 
-# Planted bugs: the checks above are worth what they catch
+# Planted bugs: the checks above are worth what they catch. Each is of the cache or of one of its parts.
 
 
 class EvictsTheLeased(ModelCache):
-    def _grant(self, entry: _Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
+    def _grant(self, entry: Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
         grant = super()._grant(entry, ticket, owner, start, now)
         if len(entry.leases) == 1:
-            self._policy.add(IdleModel(entry.model_id, 0, 0.0, 0))
+            self._idle.add(entry, now)
         return grant
-
-    def _becomes_idle(self, entry: _Entry) -> None:
-        if entry.model_id not in self._policy._idle:  # type: ignore[attr-defined]
-            super()._becomes_idle(entry)
 
 
 class UnloadsTwice(ModelCache):
@@ -561,38 +865,41 @@ class LoadsTwice(ModelCache):
 
 
 class SkipsTheRoomCheck(ModelCache):
-    def _make_room(self, now: float) -> list[Command]:
-        extra = [self._load(entry, now) for entry in list(self._queue.values())[:1]]
-        return [*extra, *super()._make_room(now)]
+    def _fill(self, commands: list[Command], now: float) -> bool:
+        for entry in list(self._shelf.queue.values())[:1]:
+            self._shelf.move(entry, Phase.LOADING)
+            commands.append(Load(entry.model_id))
+        return super()._fill(commands, now)
 
 
-class CountsUnloadingAsRoom(ModelCache):
-    def _evict(self, model_id: str) -> Unload:
-        self._occupied -= 1
-        return super()._evict(model_id)
-
-    def unloaded(self, model_id: str, now: float) -> list[Command]:
-        self._occupied += 1
-        return super().unloaded(model_id, now)
+class CountsUnloadingAsRoom(Shelf):
+    def move(self, entry: Entry, to: Phase | None) -> None:
+        if entry.phase is Phase.UNLOADING:
+            self.room.take(entry.size_bytes)
+        super().move(entry, to)
+        if to is Phase.UNLOADING:
+            self.room.free(entry.size_bytes)
 
 
 class ForgetsTheWaitersOfAFailedLoad(ModelCache):
     def load_failed(self, model_id: str, error: object, now: float) -> list[Command]:
-        self._entries[model_id].waiters.clear()
+        self._shelf.entries[model_id].waiters.clear()
         return super().load_failed(model_id, error, now)
 
 
-class ForgetsTheFailure(ModelCache):
-    def load_failed(self, model_id: str, error: object, now: float) -> list[Command]:
-        commands = super().load_failed(model_id, error, now)
-        self._failures.clear()
-        return commands
+class ForgetsTheFailure(Learned):
+    def failed(self, model_id: str, error: object, now: float) -> float:
+        delay_s = super().failed(model_id, error, now)
+        self._failures.forget(model_id)
+        return delay_s
 
 
 class AnswersOneWhoHasLeft(ModelCache):
-    def _drop_waiter(self, entry: _Entry, ticket: int) -> None:
-        if entry.phase is Phase.WAITING:
-            super()._drop_waiter(entry, ticket)
+    def release(self, ticket: int, now: float) -> list[Command]:
+        entry = self._tickets[ticket]
+        if entry.phase is Phase.LOADING:
+            return []
+        return super().release(ticket, now)
 
 
 class OneWhoLeavesTakesTheOthersAlong(ModelCache):
@@ -627,16 +934,32 @@ class SleepsThroughAnUnload(Sleeps):
         return commands
 
 
+class SleepsThroughATick(Sleeps):
+    def tick(self, now: float) -> list[Command]:
+        self.asleep = True
+        commands = super().tick(now)
+        self.asleep = False
+        return commands
+
+
+class SleepsThroughAnOverdueLoad(Sleeps):
+    def load_overdue(self, model_id: str, error: object, now: float) -> list[Command]:
+        self.asleep = True
+        commands = super().load_overdue(model_id, error, now)
+        self.asleep = False
+        return commands
+
+
 class LosesTheWaitersOfAnUnloadingModel(ModelCache):
     def unloaded(self, model_id: str, now: float) -> list[Command]:
-        self._entries[model_id].waiters.clear()
+        self._shelf.entries[model_id].waiters.clear()
         return super().unloaded(model_id, now)
 
 
 class ServesTheNewestFirst(ModelCache):
     def _make_room(self, now: float) -> list[Command]:
-        if self._queue:
-            self._queue.move_to_end(next(reversed(self._queue)), last=False)
+        if queue := self._shelf.queue:
+            queue.move_to_end(next(reversed(queue)), last=False)
         return super()._make_room(now)
 
 
@@ -659,20 +982,21 @@ class GrantsTheUnownedWhatDrains(ModelCache):
         return super().acquire(ticket, model_id, owner, now)
 
 
-class LetsLesseesWaitForEachOther(ModelCache):
-    def _deadlocked(self) -> int | None:
+class LetsLesseesWaitForEachOther(Shelf):
+    def deadlocked(self, draining: Entry | None) -> int | None:
         return None
 
 
-class IsOvercommittedTooSoon(ModelCache):
-    def _deadlocked(self) -> int | None:
-        return max((ticket for entry in self._queue.values() for ticket in entry.waiters), default=None)
+class IsOvercommittedTooSoon(Shelf):
+    def deadlocked(self, draining: Entry | None) -> int | None:
+        return max((ticket for entry in self.queue.values() for ticket in entry.waiters), default=None)
 
 
 class AdvertisesPhantoms(ModelCache):
     @property
     def resident(self) -> list[str]:
-        return [model_id for model_id, entry in self._entries.items() if entry.load_s or entry.phase is Phase.RESIDENT]
+        entries = self._shelf.entries.values()
+        return [entry.model_id for entry in entries if entry.load_s or entry.phase is Phase.RESIDENT]
 
 
 class KeepsModelsAfterClose(ModelCache):
@@ -682,7 +1006,158 @@ class KeepsModelsAfterClose(ModelCache):
         return commands
 
 
-BUGS: list[MakeCache] = [
+# Bytes
+
+
+class ReservesNoBytes(Shelf):
+    def add(self, model_id: str, size_bytes: int, *, proven: bool) -> Entry:
+        return super().add(model_id, 0, proven=proven)
+
+
+class GrantsWhatIsNotPaidFor(ModelCache):
+    def _settle(self, commands: list[Command], now: float) -> bool:
+        for entry in list(self._shelf.settling.values()):
+            if self._shelf.room.can_ever_fit(entry.size_bytes) and entry.waiters:
+                self._shelf.move(entry, Phase.RESIDENT)
+                commands += self._grant_waiters(entry, now, just_loaded=True)
+        return super()._settle(commands, now)
+
+
+class EvictsMoreThanItNeeds(ModelCache):
+    def _settle(self, commands: list[Command], now: float) -> bool:
+        if self._shelf.settling and (victim := self._idle.victim()) is not None:
+            commands.append(self._evict(victim))
+        return super()._settle(commands, now)
+
+
+class LetsTheLoadedWaitForEachOther(Shelf):
+    def surplus(self) -> str | None:
+        return None
+
+
+class GivesUpWhatOthersWillMakeRoomFor(Shelf):
+    def surplus(self) -> str | None:
+        return next(reversed(self.settling))
+
+
+class GrantsTheTooLarge(ModelCache):
+    def _settle(self, commands: list[Command], now: float) -> bool:
+        for entry in list(self._shelf.settling.values()):
+            if not self._shelf.room.can_ever_fit(entry.size_bytes):
+                self._shelf.move(entry, Phase.RESIDENT)
+                commands += self._grant_waiters(entry, now, just_loaded=True)
+        return super()._settle(commands, now)
+
+
+class TellsNobodyThatItIsTooLarge(ModelCache):
+    def loaded(self, model_id: str, size_bytes: int, now: float) -> list[Command]:
+        if not self._shelf.room.can_ever_fit(size_bytes):
+            self._shelf.entries[model_id].waiters.clear()
+        return super().loaded(model_id, size_bytes, now)
+
+
+class LoadsTheTooLargeAgain(ModelCache):
+    def _refusal(self, ticket: int, model_id: str, now: float) -> Reject | None:
+        refusal = super()._refusal(ticket, model_id, now)
+        return None if refusal is not None and refusal.why is Why.TOO_LARGE else refusal
+
+
+class LetsTheTooLargeWaitItsTurn(Shelf):
+    def to_settle(self) -> Entry | None:
+        return next(iter(self.settling.values()), None)
+
+
+class AdvertisesTheRoomOfWhatWaits(Shelf):
+    def room_for(self, size_bytes: int) -> int | None:
+        queue, self.queue = self.queue, type(self.queue)()
+        room = super().room_for(size_bytes)
+        self.queue = queue
+        return room
+
+
+# Loads
+
+
+class IgnoresTheNumberOfLoads(ModelCache):
+    def _fill(self, commands: list[Command], now: float) -> bool:
+        self._loads_max = UNLIMITED
+        return super()._fill(commands, now)
+
+
+class ForgetsWhoWaitsForAnOverdueLoad(ModelCache):
+    def load_overdue(self, model_id: str, error: object, now: float) -> list[Command]:
+        self._learned.failed(model_id, error, now)
+        return []
+
+
+class FreesTheRoomOfAnOverdueLoad(ModelCache):
+    def load_overdue(self, model_id: str, error: object, now: float) -> list[Command]:
+        entry = self._shelf.entries[model_id]
+        commands = super().load_overdue(model_id, error, now)
+        self._shelf.room.free(entry.size_bytes)
+        return commands + self._make_room(now)
+
+
+class TrustsStrangers(Learned):
+    @property
+    def suspicious(self) -> bool:
+        return False
+
+
+class SuspectsEveryStranger(Learned):
+    @property
+    def suspicious(self) -> bool:
+        return True
+
+
+class StaysSuspicious(Learned):
+    def loaded(self, model_id: str, size_bytes: int) -> None:
+        failed = self._strangers_failed
+        super().loaded(model_id, size_bytes)
+        self._strangers_failed = failed
+
+
+# Times
+
+
+class EvictsTheYoung(IdleModels):
+    def add(self, entry: Entry, now: float) -> None:
+        super().add(entry, now)
+        self._offer(entry)
+
+
+class LetsATimerOfAnEarlierLifeDo(IdleModels):
+    def _set_timer(self, entry: Entry, now: float) -> None:
+        if entry.model_id not in self._next:
+            super()._set_timer(entry, now)
+
+
+class NeverAsksForATick(IdleModels):
+    @property
+    def next_look(self) -> float | None:
+        return None
+
+
+class KeepsWhatIsIdleForTooLong(IdleModels):
+    def overdue(self, now: float) -> list[str]:
+        super().overdue(now)
+        return []
+
+
+class UnloadsWhatWasUsedAgain(IdleModels):
+    def add(self, entry: Entry, now: float) -> None:
+        first = entry.idle_since
+        super().add(entry, now)
+        entry.idle_since = now if first is None else first
+
+
+class UnloadsTheLeasedAfterAWhile(ModelCache):
+    def tick(self, now: float) -> list[Command]:
+        leased = [entry.model_id for entry in self._shelf.entries.values() if entry.leases and entry.idle_since]
+        return [*map(Unload, leased), *super().tick(now)]
+
+
+BUGS: list[type] = [
     EvictsTheLeased,
     UnloadsTwice,
     LoadsTwice,
@@ -694,6 +1169,8 @@ BUGS: list[MakeCache] = [
     OneWhoLeavesTakesTheOthersAlong,
     SleepsThroughARelease,
     SleepsThroughAnUnload,
+    SleepsThroughATick,
+    SleepsThroughAnOverdueLoad,
     LosesTheWaitersOfAnUnloadingModel,
     ServesTheNewestFirst,
     NeverDrains,
@@ -703,10 +1180,32 @@ BUGS: list[MakeCache] = [
     IsOvercommittedTooSoon,
     AdvertisesPhantoms,
     KeepsModelsAfterClose,
+    ReservesNoBytes,
+    GrantsWhatIsNotPaidFor,
+    EvictsMoreThanItNeeds,
+    LetsTheLoadedWaitForEachOther,
+    GivesUpWhatOthersWillMakeRoomFor,
+    GrantsTheTooLarge,
+    TellsNobodyThatItIsTooLarge,
+    LoadsTheTooLargeAgain,
+    LetsTheTooLargeWaitItsTurn,
+    AdvertisesTheRoomOfWhatWaits,
+    IgnoresTheNumberOfLoads,
+    ForgetsWhoWaitsForAnOverdueLoad,
+    FreesTheRoomOfAnOverdueLoad,
+    TrustsStrangers,
+    SuspectsEveryStranger,
+    StaysSuspicious,
+    EvictsTheYoung,
+    LetsATimerOfAnEarlierLifeDo,
+    NeverAsksForATick,
+    KeepsWhatIsIdleForTooLong,
+    UnloadsWhatWasUsedAgain,
+    UnloadsTheLeasedAfterAWhile,
 ]
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_caught(bug: MakeCache) -> None:
+def test_a_planted_bug_is_caught(bug: type) -> None:
     with pytest.raises(InvariantError):
         play_many(range(HISTORIES), bug)

@@ -2,31 +2,33 @@
 
 What holds after every step, whatever the history:
 
-1. Models loading, resident and unloading together stay within the budget.
+1. Models loading, resident and unloading together stay within the budget, in count and in bytes. One that turns out
+   larger than expected is paid for by idle models before anyone gets it; one that can never fit is refused, for good.
+   Of several that only wait for each other's bytes, the newest is unloaded, and loaded again in its turn.
 2. Nothing leased is unloaded.
 3. At most one load of a model at a time; everyone who wants it shares it; one who leaves disturbs nobody else.
 4. Every acquire gets exactly one answer, a Grant or a Reject, unless it is released first. Models get room in the
    order in which they began to wait for it, and grants of resident models overtake them a bounded number of times.
+   At most `loads_max` loads run at a time. While models that nobody has ever seen keep failing to load, one of those at
+   a time may take room, so that a flood of invented ids evicts next to nothing.
 5. What it advertises (`resident`, `loading`) is what it holds and what it is loading.
 6. Each loaded model is unloaded exactly once.
 7. A model whose load failed recently is refused at once, with its error and when to try again; that evicts nothing.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from modelplex.core.backoff import Backoff
-from modelplex.core.eviction import EvictionPolicy, IdleModel
-
-UNLIMITED = -1
+from modelplex.core.budget import UNLIMITED, Room
+from modelplex.core.eviction import EvictionPolicy
+from modelplex.core.idle import IdleModels
+from modelplex.core.learned import Learned
+from modelplex.core.shelf import Entry, Phase, Shelf
 
 # How many grants of resident models may overtake the model that has waited longest for room.
 OVERTAKES_MAX = 64
-
-# Failed loads that are remembered. Ids come from outside, so their number has to be bounded.
-FAILURES_MAX = 1024
 
 
 class Start(Enum):
@@ -43,6 +45,7 @@ class Why(Enum):
     LOAD_FAILED = "load failed"
     FAILED_RECENTLY = "failed recently"
     OVERCOMMITTED = "overcommitted"
+    TOO_LARGE = "too large"
     CLOSED = "closed"
 
 
@@ -71,7 +74,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The acquire named `ticket` is over. `error` is what `load_failed` was told."""
+    """The acquire named `ticket` is over. `error` is what `load_failed` was told, or the size of what is too large."""
 
     ticket: int
     model_id: str
@@ -83,46 +86,6 @@ class Reject:
 Command = Load | Unload | Grant | Reject
 
 
-class Phase(Enum):
-    WAITING = "waiting for room"
-    LOADING = "loading"
-    RESIDENT = "resident"
-    UNLOADING = "unloading"
-
-
-# The legal transitions. None is "the cache does not know the model".
-_NEXT: dict[Phase | None, set[Phase | None]] = {
-    None: {Phase.WAITING},
-    Phase.WAITING: {Phase.LOADING, None},
-    Phase.LOADING: {Phase.RESIDENT, None},
-    Phase.RESIDENT: {Phase.UNLOADING},
-    Phase.UNLOADING: {Phase.WAITING, None},
-}
-_OCCUPYING = (Phase.LOADING, Phase.RESIDENT, Phase.UNLOADING)
-
-
-@dataclass(slots=True)
-class _Entry:
-    model_id: str
-    phase: Phase | None = None
-    waiters: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner, in order of arrival
-    leases: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner
-    opener: int | None = None  # the ticket that asked for the load
-    overtaken: int = 0  # grants of resident models while this one was the first to wait for room
-    size_bytes: int = 0
-    load_started: float = 0.0
-    load_s: float = 0.0
-    uses: int = 0
-    granted_last: float = 0.0
-
-
-@dataclass(slots=True)
-class _Failure:
-    error: object
-    count: int
-    retry_at: float
-
-
 class ModelCache:
     """Decides for one cache of models; the shell performs what it answers.
 
@@ -130,25 +93,35 @@ class ModelCache:
         models_max: models that may occupy the replica at a time, or `UNLIMITED`.
         policy: orders the idle models.
         backoff: how long a failed load is remembered.
+        bytes_max: bytes that they may occupy together, or `UNLIMITED`.
+        loads_max: loads that may run at a time, or `UNLIMITED`.
+        min_residency_s: a model is not evicted before it has been resident for so long.
+        idle_ttl_s: a model that nobody has used for so long is unloaded; None for never.
 
     Tickets are integers that grow with each acquire. `owner` is whoever holds the lease (a request), so that one that
     waits for room which only itself holds can be told so; leases without an owner pass None.
     Times are seconds of any clock that does not go backwards.
     """
 
-    def __init__(self, models_max: int, policy: EvictionPolicy, backoff: Backoff) -> None:
-        if models_max < 1 and models_max != UNLIMITED:
-            raise ValueError(f"models_max must be at least 1, or {UNLIMITED} for no limit; got {models_max}")
+    def __init__(
+        self,
+        models_max: int,
+        policy: EvictionPolicy,
+        backoff: Backoff,
+        *,
+        bytes_max: int = UNLIMITED,
+        loads_max: int = UNLIMITED,
+        min_residency_s: float = 0.0,
+        idle_ttl_s: float | None = None,
+    ) -> None:
         self.models_max = models_max
-        self._policy = policy
-        self._backoff = backoff
-        self._entries: dict[str, _Entry] = {}
-        self._tickets: dict[int, _Entry] = {}
-        self._queue: OrderedDict[str, _Entry] = OrderedDict()  # models waiting for room, oldest first
-        self._failures: OrderedDict[str, _Failure] = OrderedDict()
-        self._occupied = 0
-        self._unloading = 0
-        self._draining: _Entry | None = None  # a leased model that takes no new leases, so that room comes free
+        self.bytes_max = bytes_max
+        self._loads_max = loads_max
+        self._idle = IdleModels(policy, min_residency_s, idle_ttl_s)
+        self._learned = Learned(backoff)
+        self._shelf = Shelf(Room(models_max, bytes_max))
+        self._tickets: dict[int, Entry] = {}
+        self._draining: Entry | None = None  # a leased model that takes no new leases, so that room comes free
         self._closed = False
 
     def __contains__(self, ticket: int) -> bool:
@@ -159,21 +132,21 @@ class ModelCache:
 
     @property
     def resident(self) -> list[str]:
-        return [e.model_id for e in self._entries.values() if e.phase is Phase.RESIDENT]
+        return self._shelf.ids(Phase.RESIDENT)
 
     @property
     def loading(self) -> list[str]:
-        return [e.model_id for e in self._entries.values() if e.phase is Phase.LOADING]
+        return self._shelf.ids(Phase.LOADING, Phase.SETTLING)
 
     @property
     def room(self) -> int | None:
-        """How many more models could be loaded without evicting one; None means any number."""
-        if self.models_max == UNLIMITED:
-            return None
-        return max(0, self.models_max - self._occupied - len(self._queue))
+        """How many more models could be loaded without evicting one, by what is known of sizes; None: any number."""
+        return self._shelf.room_for(self._learned.expected_bytes(""))
 
-    def size_bytes(self, model_id: str) -> int:
-        return self._entries[model_id].size_bytes
+    @property
+    def next_tick(self) -> float | None:
+        """When to call `tick`; None while nothing is due at any time."""
+        return self._idle.next_look
 
     # Inputs
 
@@ -181,23 +154,22 @@ class ModelCache:
         """Ask for a lease. The answer is among these commands or those of a later input."""
         if ticket in self._tickets:
             raise ValueError(f"ticket {ticket} is in use")
-        if self._closed:
-            return [Reject(ticket, model_id, Why.CLOSED)]
-        entry = self._entries.get(model_id)
+        entry = self._shelf.entries.get(model_id)
+        # One that loads is refused only after `load_overdue`, one that unloads only if it can never fit.
+        is_here = entry is not None and entry.phase not in (Phase.LOADING, Phase.UNLOADING) and not self._closed
+        if not is_here and (refusal := self._refusal(ticket, model_id, now)) is not None:
+            return [refusal]
         if entry is None:
-            failure = self._failures.get(model_id)
-            if failure is not None and now < failure.retry_at:
-                return [Reject(ticket, model_id, Why.FAILED_RECENTLY, failure.error, failure.retry_at - now)]
-            entry = self._entries[model_id] = _Entry(model_id)
-            self._move(entry, Phase.WAITING)
+            expected_bytes = self._learned.expected_bytes(model_id)
+            entry = self._shelf.add(model_id, expected_bytes, proven=self._learned.knows(model_id))
         self._tickets[ticket] = entry
         commands: list[Command] = []
         # An owner that already holds the model gets it again even while it drains: it could not end otherwise.
         drains = entry is self._draining and (owner is None or owner not in entry.leases.values())
         if entry.phase is Phase.RESIDENT and not drains:
             commands.append(self._grant(entry, ticket, owner, Start.WARM, now))
-            if self._queue:
-                next(iter(self._queue.values())).overtaken += 1
+            if (first := self._shelf.first_waiting()) is not None:
+                first.overtaken += 1
         else:
             entry.waiters[ticket] = owner
             entry.opener = ticket if entry.opener is None else entry.opener
@@ -209,94 +181,135 @@ class ModelCache:
         if ticket in entry.leases:
             del entry.leases[ticket]
             if not entry.leases:
-                self._becomes_idle(entry)
+                self._idle.add(entry, now)
         else:
-            self._drop_waiter(entry, ticket)
+            self._shelf.drop_waiter(entry, ticket)
         return self._make_room(now)
 
     def loaded(self, model_id: str, size_bytes: int, now: float) -> list[Command]:
         """A load has ended well."""
-        entry = self._in_phase(model_id, Phase.LOADING)
-        self._move(entry, Phase.RESIDENT)
-        entry.size_bytes, entry.load_s = size_bytes, now - entry.load_started
-        self._failures.pop(model_id, None)
-        self._becomes_idle(entry)
-        commands = self._grant_waiters(entry, now, just_loaded=True)
-        return commands + self._make_room(now)
+        entry = self._shelf.in_phase(model_id, Phase.LOADING)
+        self._shelf.move(entry, Phase.SETTLING)
+        self._shelf.resize(entry, size_bytes)
+        entry.load_s = now - entry.load_started
+        self._learned.loaded(model_id, size_bytes)
+        return self._make_room(now)
 
     def load_failed(self, model_id: str, error: object, now: float) -> list[Command]:
         """A load has failed: everyone who waited for it is told, once."""
-        entry = self._in_phase(model_id, Phase.LOADING)
-        before = self._failures.pop(model_id, None)
-        count = before.count + 1 if before else 1
-        delay_s = self._backoff.delay_s(count)
-        self._failures[model_id] = _Failure(error, count, now + delay_s)
-        if len(self._failures) > FAILURES_MAX:
-            self._failures.popitem(last=False)
-        commands = [self._reject(ticket, Why.LOAD_FAILED, error, delay_s) for ticket in list(entry.waiters)]
-        self._move(entry, None)
+        entry = self._shelf.in_phase(model_id, Phase.LOADING)
+        commands = self._tell_failure(entry, error, now)
+        self._shelf.move(entry, None)
         return commands + self._make_room(now)
+
+    def load_overdue(self, model_id: str, error: object, now: float) -> list[Command]:
+        """A load that cannot be stopped takes too long: who waits is told, as of a failure; its room stays taken."""
+        entry = self._shelf.in_phase(model_id, Phase.LOADING)
+        return self._tell_failure(entry, error, now) + self._make_room(now)
 
     def unloaded(self, model_id: str, now: float) -> list[Command]:
         """A model has been destroyed; its room is free."""
-        entry = self._in_phase(model_id, Phase.UNLOADING)
+        entry = self._shelf.in_phase(model_id, Phase.UNLOADING)
         entry.opener = next(iter(entry.waiters), None)
-        self._move(entry, Phase.WAITING if entry.waiters else None)
+        self._shelf.move(entry, Phase.WAITING if entry.waiters else None)
         return self._make_room(now)
+
+    def tick(self, now: float) -> list[Command]:
+        """Time has passed: models may have become evictable, or have been idle for too long."""
+        return [*map(self._evict, self._idle.overdue(now)), *self._make_room(now)]
 
     def close(self, now: float) -> list[Command]:
         """Reject whoever waits and unload everything: what is idle now, the rest after its load or last lease."""
         self._closed = True
-        waiting = [ticket for entry in self._entries.values() for ticket in entry.waiters]
-        commands: list[Command] = [self._reject(ticket, Why.CLOSED) for ticket in waiting]
-        return commands + self._make_room(now)
+        self._idle.offer_all()
+        waiting = [ticket for entry in self._shelf.entries.values() for ticket in entry.waiters]
+        return [self._reject(ticket, Why.CLOSED) for ticket in waiting] + self._make_room(now)
 
     # Decisions
+
+    def _refusal(self, ticket: int, model_id: str, now: float) -> Reject | None:
+        """Why a model that is not here is not to be loaded."""
+        if self._closed:
+            return Reject(ticket, model_id, Why.CLOSED)
+        if (failure := self._learned.recent_failure(model_id, now)) is not None:
+            return Reject(ticket, model_id, Why.FAILED_RECENTLY, failure.error, failure.retry_at - now)
+        size_bytes = self._learned.expected_bytes(model_id)
+        if self._learned.knows(model_id) and not self._shelf.room.can_ever_fit(size_bytes):
+            return Reject(ticket, model_id, Why.TOO_LARGE, size_bytes)
+        return None
 
     def _make_room(self, now: float) -> list[Command]:
         """Load what waits, evict for it what is idle, and see that someone can always go on."""
         commands: list[Command] = []
-        while self._queue:
-            if self.models_max == UNLIMITED or self._occupied < self.models_max:
-                commands.append(self._load(next(iter(self._queue.values())), now))
-            elif self._unloading < len(self._queue) and (victim := self._policy.victim()) is not None:
-                commands.append(self._evict(victim))
-            elif (ticket := self._deadlocked()) is not None:
+        while starving := self._settle(commands, now) or self._fill(commands, now):
+            if (ticket := self._shelf.deadlocked(self._draining)) is not None:
                 commands.append(self._reject(ticket, Why.OVERCOMMITTED))
-            elif self._draining and not self._blocked_owners().isdisjoint(self._draining.leases.values()):
+            elif self._draining and not self._shelf.blocked_owners().isdisjoint(self._draining.leases.values()):
                 commands += self._stop_draining(now)  # it would not run dry: one of its lessees waits for room
             else:
                 break
-        if self._unloading >= len(self._queue):  # room for all that wait is on its way
+        if not starving:  # nothing waits, or room for all that do is on its way
             commands += self._stop_draining(now)
         elif self._draining is None:
             self._start_draining()
-        while self._closed and (victim := self._policy.victim()) is not None:
+        while self._closed and (victim := self._idle.victim()) is not None:
             commands.append(self._evict(victim))
         return commands
 
-    def _load(self, entry: _Entry, now: float) -> Load:
-        self._move(entry, Phase.LOADING)
-        entry.load_started = now
-        return Load(entry.model_id)
+    def _settle(self, commands: list[Command], now: float) -> bool:
+        """Grant what has been loaded, once its size is paid for. Answers whether one is left that cannot be paid."""
+        while (entry := self._shelf.to_settle()) is not None:
+            if not self._shelf.room.can_ever_fit(entry.size_bytes):
+                commands += [self._reject(t, Why.TOO_LARGE, entry.size_bytes) for t in list(entry.waiters)]
+                commands.append(self._evict(entry.model_id))
+            elif not self._shelf.room.overdrawn:
+                self._shelf.move(entry, Phase.RESIDENT)
+                entry.resident_since = now
+                self._idle.add(entry, now)
+                commands += self._grant_waiters(entry, now, just_loaded=True)
+            elif not entry.waiters:
+                commands.append(self._evict(entry.model_id))  # nobody wants it any more
+            elif not self._shelf.room_ahead().overdrawn:
+                return False
+            elif (victim := self._idle.victim()) is not None or (victim := self._shelf.surplus()) is not None:
+                commands.append(self._evict(victim))
+            else:
+                return True
+        return False
+
+    def _fill(self, commands: list[Command], now: float) -> bool:
+        """Begin the loads that room is there for. Answers whether a model waits for which none will come free."""
+        ahead, in_turn = self._shelf.room_ahead(), True
+        for entry in list(self._shelf.may_load(self._loads_max, strangers_apart=self._learned.suspicious)):
+            while not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
+                ahead.free(self._shelf.entries[victim].size_bytes)
+                commands.append(self._evict(victim))
+            if not ahead.fits(entry.size_bytes):
+                return True
+            ahead.take(entry.size_bytes)
+            in_turn = in_turn and self._shelf.room.fits(entry.size_bytes)
+            if in_turn:
+                self._shelf.move(entry, Phase.LOADING)
+                entry.load_started = now
+                commands.append(Load(entry.model_id))
+        return False
 
     def _evict(self, model_id: str) -> Unload:
-        entry = self._entries[model_id]
-        self._policy.remove(model_id)
-        self._move(entry, Phase.UNLOADING)
+        entry = self._shelf.entries[model_id]
+        self._idle.remove(entry)
         if entry is self._draining:
             self._draining = None
+        self._shelf.move(entry, Phase.UNLOADING)
         return Unload(model_id)
 
-    def _grant(self, entry: _Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
-        if not entry.leases:
-            self._policy.remove(entry.model_id)
+    def _grant(self, entry: Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
+        self._idle.remove(entry)
         entry.leases[ticket] = owner
         entry.uses += 1
         entry.granted_last = now
         return Grant(ticket, entry.model_id, start)
 
-    def _grant_waiters(self, entry: _Entry, now: float, *, just_loaded: bool) -> list[Command]:
+    def _grant_waiters(self, entry: Entry, now: float, *, just_loaded: bool) -> list[Command]:
         commands: list[Command] = []
         for ticket, owner in entry.waiters.items():
             start = Start.WARM if not just_loaded else Start.COLD if ticket == entry.opener else Start.JOINED
@@ -307,64 +320,19 @@ class ModelCache:
 
     def _reject(self, ticket: int, why: Why, error: object = None, retry_after_s: float | None = None) -> Command:
         entry = self._tickets.pop(ticket)
-        self._drop_waiter(entry, ticket)
+        self._shelf.drop_waiter(entry, ticket)
         return Reject(ticket, entry.model_id, why, error, retry_after_s)
 
-    def _drop_waiter(self, entry: _Entry, ticket: int) -> None:
-        del entry.waiters[ticket]
-        if entry.phase is Phase.WAITING and not entry.waiters:
-            self._move(entry, None)
-
-    def _becomes_idle(self, entry: _Entry) -> None:
-        self._policy.add(IdleModel(entry.model_id, entry.size_bytes, entry.load_s, entry.uses))
+    def _tell_failure(self, entry: Entry, error: object, now: float) -> list[Command]:
+        delay_s = self._learned.failed(entry.model_id, error, now)
+        return [self._reject(ticket, Why.LOAD_FAILED, error, delay_s) for ticket in list(entry.waiters)]
 
     def _start_draining(self) -> None:
-        """If the first in the queue was overtaken too often, let the model run dry that was granted longest ago."""
-        if next(iter(self._queue.values())).overtaken >= OVERTAKES_MAX:
-            blocked = self._blocked_owners()
-            ends = [e for e in self._entries.values() if e.leases and blocked.isdisjoint(e.leases.values())]
-            self._draining = min(ends, key=lambda e: e.granted_last, default=None)
+        """If the first that waits was overtaken too often, let the model run dry that was granted longest ago."""
+        first = self._shelf.first_waiting()
+        if first is not None and first.overtaken >= OVERTAKES_MAX:
+            self._draining = self._shelf.longest_granted()
 
     def _stop_draining(self, now: float) -> list[Command]:
         entry, self._draining = self._draining, None
         return [] if entry is None else self._grant_waiters(entry, now, just_loaded=False)
-
-    def _blocked_owners(self) -> set[Hashable]:
-        """Owners that wait for room, and so release nothing until they get it."""
-        return {owner for entry in self._queue.values() for owner in entry.waiters.values()} - {None}
-
-    def _deadlocked(self) -> int | None:
-        """The acquire to reject, the newest of a lessee, when all room is held by owners that wait for room."""
-        blocked = self._blocked_owners()
-        if self._unloading or not blocked:
-            return None
-        lessees: set[Hashable] = set()
-        for entry in self._entries.values():
-            if entry.phase in _OCCUPYING:
-                owners = {*entry.leases.values(), *(entry.waiters.values() if entry is not self._draining else ())}
-                if blocked.isdisjoint(owners):
-                    return None
-                lessees |= owners
-        stuck = lessees & blocked
-        return max((t for e in self._queue.values() for t, owner in e.waiters.items() if owner in stuck), default=None)
-
-    def _in_phase(self, model_id: str, phase: Phase) -> _Entry:
-        entry = self._entries.get(model_id)
-        if entry is None or entry.phase is not phase:
-            raise RuntimeError(f"model {model_id!r} is not {phase.value}")
-        return entry
-
-    def _move(self, entry: _Entry, to: Phase | None) -> None:
-        """The only place where a phase changes, with all that is counted by phase."""
-        if to not in _NEXT[entry.phase]:
-            raise RuntimeError(f"model {entry.model_id!r} cannot go from {entry.phase} to {to}")
-        self._occupied += (to in _OCCUPYING) - (entry.phase in _OCCUPYING)
-        self._unloading += (to is Phase.UNLOADING) - (entry.phase is Phase.UNLOADING)
-        if to is Phase.WAITING:
-            self._queue[entry.model_id] = entry
-            entry.overtaken = 0
-        elif entry.phase is Phase.WAITING:
-            del self._queue[entry.model_id]
-        entry.phase = to
-        if to is None:
-            del self._entries[entry.model_id]

@@ -1,0 +1,90 @@
+"""The idle models of a cache: which may be evicted, in which order, and which have been idle for too long."""
+
+import heapq
+import math
+
+from modelplex.core.eviction import EvictionPolicy, IdleModel
+from modelplex.core.shelf import Entry
+
+
+class IdleModels:
+    """Hands idle models to the policy when they may be evicted.
+
+    Args:
+        policy: orders those that may be evicted.
+        min_residency_s: a model may not be evicted before it has been resident for so long.
+        ttl_s: one that has been idle for so long is to be unloaded; None for never.
+    """
+
+    def __init__(self, policy: EvictionPolicy, min_residency_s: float, ttl_s: float | None) -> None:
+        self._policy = policy
+        self._min_residency_s = min_residency_s
+        self._ttl_s = ttl_s
+        self._idle: dict[str, Entry] = {}
+        self._offered: set[str] = set()
+        self._timers: list[tuple[float, str]] = []
+        self._next: dict[str, float] = {}  # the earliest timer of each model
+
+    def add(self, entry: Entry, now: float) -> None:
+        """The model has become idle."""
+        entry.idle_since = now
+        self._idle[entry.model_id] = entry
+        if now >= entry.resident_since + self._min_residency_s:
+            self._offer(entry)
+        self._set_timer(entry, now)
+
+    def remove(self, entry: Entry) -> None:
+        """The model is in use again, or is being unloaded. Nothing happens if it was not idle."""
+        if self._idle.pop(entry.model_id, None) is not None and entry.model_id in self._offered:
+            self._offered.remove(entry.model_id)
+            self._policy.remove(entry.model_id)
+
+    def victim(self) -> str | None:
+        """The model to evict next; None when none may be."""
+        return self._policy.victim()
+
+    def offer_all(self) -> None:
+        """From now on each idle model may be evicted, however young."""
+        self._min_residency_s = 0.0
+        for entry in self._idle.values():
+            self._offer(entry)
+
+    @property
+    def next_look(self) -> float | None:
+        return self._timers[0][0] if self._timers else None
+
+    def overdue(self, now: float) -> list[str]:
+        """The models that have been idle for too long. Those that have become old enough may be evicted from now on."""
+        overdue = []
+        while self._timers and self._timers[0][0] <= now:
+            due, model_id = heapq.heappop(self._timers)
+            if self._next.get(model_id) == due:
+                del self._next[model_id]
+            entry = self._idle.get(model_id)
+            if entry is None:
+                continue
+            if now >= entry.resident_since + self._min_residency_s:
+                self._offer(entry)
+            if self._ttl_s is not None and now >= _since(entry) + self._ttl_s:
+                overdue.append(model_id)
+            else:
+                self._set_timer(entry, now)
+        return overdue
+
+    def _offer(self, entry: Entry) -> None:
+        if entry.model_id not in self._offered:
+            self._offered.add(entry.model_id)
+            self._policy.add(IdleModel(entry.model_id, entry.size_bytes, entry.load_s, entry.uses))
+
+    def _set_timer(self, entry: Entry, now: float) -> None:
+        due = [] if entry.model_id in self._offered else [entry.resident_since + self._min_residency_s]
+        if self._ttl_s is not None:
+            due.append(_since(entry) + self._ttl_s)
+        # A timer may be left from an earlier life of the model: it does when it comes no later.
+        if due and min(due) < self._next.get(entry.model_id, math.inf):
+            self._next[entry.model_id] = min(due)
+            heapq.heappush(self._timers, (min(due), entry.model_id))
+
+
+def _since(entry: Entry) -> float:
+    return 0.0 if entry.idle_since is None else entry.idle_since

@@ -1,0 +1,188 @@
+"""The models of a cache, each in one phase of its life, and the room that they take."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from modelplex.core.budget import UNLIMITED, Room
+
+
+class Phase(Enum):
+    WAITING = "waiting for room"
+    LOADING = "loading"
+    SETTLING = "loaded, while idle models pay for its size"
+    RESIDENT = "resident"
+    UNLOADING = "unloading"
+
+
+# The legal transitions. None is "the cache does not know the model".
+_NEXT: dict[Phase | None, set[Phase | None]] = {
+    None: {Phase.WAITING},
+    Phase.WAITING: {Phase.LOADING, None},
+    Phase.LOADING: {Phase.SETTLING, None},
+    Phase.SETTLING: {Phase.RESIDENT, Phase.UNLOADING},
+    Phase.RESIDENT: {Phase.UNLOADING},
+    Phase.UNLOADING: {Phase.WAITING, None},
+}
+_OCCUPYING = (Phase.LOADING, Phase.SETTLING, Phase.RESIDENT, Phase.UNLOADING)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One model: who uses it, who waits for it, and what is known of it."""
+
+    model_id: str
+    size_bytes: int  # expected until it is loaded, then its own
+    proven: bool  # it has been loaded before, so it exists
+    phase: Phase | None = None
+    waiters: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner, in order of arrival
+    leases: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner
+    opener: int | None = None  # the ticket that asked for the load
+    overtaken: int = 0  # grants of resident models while this one was the first to wait for room
+    load_started: float = 0.0
+    load_s: float = 0.0
+    resident_since: float = 0.0
+    idle_since: float | None = None
+    uses: int = 0
+    granted_last: float = 0.0
+
+
+class Shelf:
+    """All models that a cache knows of. A phase changes only by `move`, which keeps what is counted by phase."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.entries: dict[str, Entry] = {}
+        self.queue: OrderedDict[str, Entry] = OrderedDict()  # those that wait for room, oldest first
+        self.settling: OrderedDict[str, Entry] = OrderedDict()
+        self.loading = 0
+        self.unproven_loading = 0
+        self._leaving = replace(room)  # taken by what is being unloaded
+
+    def add(self, model_id: str, size_bytes: int, *, proven: bool) -> Entry:
+        """A model that waits for room from now on."""
+        entry = self.entries[model_id] = Entry(model_id, self._at_most_all(size_bytes), proven)
+        self.move(entry, Phase.WAITING)
+        return entry
+
+    def in_phase(self, model_id: str, phase: Phase) -> Entry:
+        """The entry of a model that must be in this phase; RuntimeError if it is not."""
+        entry = self.entries.get(model_id)
+        if entry is None or entry.phase is not phase:
+            raise RuntimeError(f"model {model_id!r} is not {phase.value}")
+        return entry
+
+    def ids(self, *phases: Phase) -> list[str]:
+        return [entry.model_id for entry in self.entries.values() if entry.phase in phases]
+
+    def room_ahead(self) -> Room:
+        """The room as it will be when what is being unloaded has gone."""
+        room, leaving = self.room, self._leaving
+        return replace(room, models=room.models - leaving.models, size_bytes=room.size_bytes - leaving.size_bytes)
+
+    def room_for(self, size_bytes: int) -> int | None:
+        """How many models of this size fit beside what is there and what waits; None for any number."""
+        room, waiting, size_bytes = self.room, self.queue.values(), self._at_most_all(size_bytes)
+        free = [] if room.models_max == UNLIMITED else [room.models_max - room.models - len(waiting)]
+        if room.bytes_max != UNLIMITED and size_bytes:
+            free.append((room.bytes_max - room.size_bytes - sum(e.size_bytes for e in waiting)) // size_bytes)
+        return max(0, min(free)) if free else None
+
+    def _at_most_all(self, size_bytes: int) -> int:
+        """An expected size may be an average of models that did not fit either."""
+        return size_bytes if self.room.bytes_max == UNLIMITED else min(size_bytes, self.room.bytes_max)
+
+    def first_waiting(self) -> Entry | None:
+        """The model that has waited for room longest."""
+        return next(iter(self.settling.values()), None) or next(iter(self.queue.values()), None)
+
+    def to_settle(self) -> Entry | None:
+        """Of the models that have been loaded, the one to see to next: one that can never fit, else the oldest."""
+        settling = self.settling.values()
+        never_fits = (entry for entry in settling if not self.room.can_ever_fit(entry.size_bytes))
+        return next(never_fits, None) or next(iter(settling), None)
+
+    def surplus(self) -> str | None:
+        """The newest of models that only wait for each other's room, to be unloaded and loaded again in its turn."""
+        if len(self.settling) < 2 or any(e.phase in (Phase.LOADING, Phase.RESIDENT) for e in self.entries.values()):
+            return None
+        return next(reversed(self.settling))
+
+    def may_load(self, loads_max: int, *, strangers_apart: bool) -> Iterator[Entry]:
+        """What waits, in order, as far as the number of loads lets it; of models never loaded one at a time, if so."""
+        loads = len(self.queue) if loads_max == UNLIMITED else loads_max - self.loading
+        strangers = 1 - self.unproven_loading if strangers_apart else loads
+        for entry in self.queue.values():
+            if loads <= 0:
+                return
+            if entry.proven or strangers > 0:
+                loads -= 1
+                strangers -= not entry.proven
+                yield entry
+
+    def longest_granted(self) -> Entry | None:
+        """Of the models in use that can run dry, the one that was granted longest ago."""
+        blocked = self.blocked_owners()
+        ends = [e for e in self.entries.values() if e.leases and blocked.isdisjoint(e.leases.values())]
+        return min(ends, key=lambda e: e.granted_last, default=None)
+
+    def move(self, entry: Entry, to: Phase | None) -> None:
+        if to not in _NEXT[entry.phase]:
+            raise RuntimeError(f"model {entry.model_id!r} cannot go from {entry.phase} to {to}")
+        came, went = to in _OCCUPYING, entry.phase in _OCCUPYING
+        if came and not went:
+            self.room.take(entry.size_bytes)
+        elif went and not came:
+            self.room.free(entry.size_bytes)
+        if to is Phase.UNLOADING:
+            entry.proven = True
+            self._leaving.take(entry.size_bytes)
+        elif entry.phase is Phase.UNLOADING:
+            self._leaving.free(entry.size_bytes)
+        change = (to is Phase.LOADING) - (entry.phase is Phase.LOADING)
+        self.loading += change
+        self.unproven_loading += change * (not entry.proven)
+        for phase, line in ((Phase.WAITING, self.queue), (Phase.SETTLING, self.settling)):
+            if to is phase:
+                line[entry.model_id] = entry
+                entry.overtaken = 0
+            elif entry.phase is phase:
+                del line[entry.model_id]
+        entry.phase = to
+        if to is None:
+            del self.entries[entry.model_id]
+
+    def drop_waiter(self, entry: Entry, ticket: int) -> None:
+        """One who waits has left; a model that nobody waits for any more needs no room."""
+        del entry.waiters[ticket]
+        if entry.phase is Phase.WAITING and not entry.waiters:
+            self.move(entry, None)
+
+    def resize(self, entry: Entry, size_bytes: int) -> None:
+        """The model that loads has turned out to have this size."""
+        self.room.size_bytes += size_bytes - entry.size_bytes
+        entry.size_bytes = size_bytes
+
+    # Who waits for whom
+
+    def blocked_owners(self) -> set[Hashable]:
+        """Owners that wait for room, and so release nothing until they get it."""
+        waiting = (*self.settling.values(), *self.queue.values())
+        return {owner for entry in waiting for owner in entry.waiters.values()} - {None}
+
+    def deadlocked(self, draining: Entry | None) -> int | None:
+        """The acquire to reject, the newest of a lessee, when all room is held by owners that wait for room."""
+        blocked = self.blocked_owners()
+        if self._leaving.models or not blocked:
+            return None
+        lessees: set[Hashable] = set()
+        for entry in self.entries.values():
+            if entry.phase in (Phase.LOADING, Phase.RESIDENT):
+                owners = {*entry.leases.values(), *(entry.waiters.values() if entry is not draining else ())}
+                if blocked.isdisjoint(owners):
+                    return None
+                lessees |= owners
+        stuck = lessees & blocked
+        waiting = (*self.settling.values(), *self.queue.values())
+        return max((t for e in waiting for t, owner in e.waiters.items() if owner in stuck), default=None)
