@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,9 @@ class FakeReplica:
 
     async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
         return model_id
+
+    def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
+        return nullcontext(model_id)
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,6 @@ def test_the_answer_is_the_model_times_the_features(tmp_path: Path) -> None:
                 expected = np.load(tmp_path / "shop-007.npy") @ np.array([1, 2, 3, 4])
                 assert np.allclose(answer.json()["forecast"], expected)
                 missing = await client.get("/", headers={"serve_multiplexed_model_id": "shop-999"})
-                assert (missing.status_code, "shop-999" in missing.text) == (500, True)
+                assert (missing.status_code, "shop-999" in missing.text) == (404, True)
 
     asyncio.run(main())

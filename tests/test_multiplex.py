@@ -6,6 +6,7 @@ import gc
 import inspect
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import cloudpickle
@@ -14,7 +15,7 @@ import pytest
 from modelplex import context
 from modelplex.context import ReplicaContext
 from modelplex.errors import NotInReplicaError
-from modelplex.multiplex import Loader, loaders_of, multiplexed
+from modelplex.multiplex import Loader, lease, loaders_of, multiplexed, prefetch
 
 Decorate = Callable[[Any], Callable[..., Awaitable[Any]]]
 
@@ -26,6 +27,9 @@ class FakeReplica:
 
     async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
         return loader.name, owner, model_id
+
+    def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
+        return nullcontext((loader.name, owner, model_id))
 
 
 @pytest.fixture
@@ -63,7 +67,7 @@ async def run(call: Awaitable[Any]) -> Any:
 # The option
 
 
-@pytest.mark.parametrize("models_max", ["3", 2.5, None, [3], b"3"])
+@pytest.mark.parametrize("models_max", ["3", 2.5, [3], b"3"])
 def test_the_limit_must_be_an_integer(models_max: Any) -> None:
     with pytest.raises(TypeError, match="max_num_models_per_replica must be an integer, got"):
         multiplexed(max_num_models_per_replica=models_max)
@@ -91,7 +95,7 @@ def test_a_good_limit_becomes_the_loaders(models_max: int) -> None:
     async def load(model_id: str) -> str:
         return model_id
 
-    assert loader_of(load).models_max == models_max
+    assert loader_of(load).options.models_max == models_max
 
 
 @pytest.mark.parametrize("decorate", [bare, with_empty_brackets])
@@ -99,7 +103,7 @@ def test_a_loader_holds_three_models_unless_told_otherwise(decorate: Decorate) -
     async def load(model_id: str) -> str:
         return model_id
 
-    assert loader_of(decorate(load)).models_max == 3
+    assert loader_of(decorate(load)).options.models_max == 3
 
 
 # What can be decorated, the same for both forms
@@ -322,7 +326,7 @@ async def test_a_standalone_loader_registers_where_it_is_unpickled() -> None:
     arrived = pickle.loads(data)
     [loader] = set(Loader.standalone) - before
     assert loader is loader_of(arrived)
-    assert (loader.name, loader.models_max, loader.is_async, loader.is_method) == ("load", 7, True, False)
+    assert (loader.name, loader.options.models_max, loader.is_async, loader.is_method) == ("load", 7, True, False)
     assert await run(loader.func("m1")) == "loaded m1"
 
 
@@ -404,7 +408,7 @@ class Concrete(Abstract):
 
 
 def names_and_limits(servable: object) -> dict[str, int]:
-    return {loader.name: loader.models_max for loader in loaders_of(servable)}
+    return {loader.name: loader.options.models_max for loader in loaders_of(servable)}
 
 
 def test_a_class_has_the_loaders_that_it_decorates() -> None:
@@ -443,3 +447,50 @@ async def test_each_of_several_loaders_is_called_as_itself() -> None:
     assert await several.load_tokenizer("a") == ("load_tokenizer", several, "a")
     assert await several.load_adapter("b") == ("load_adapter", several, "b")
     assert await several.load("c") == ("load", several, "c")
+
+
+@pytest.mark.usefixtures("_in_replica")
+def test_a_lease_and_a_prefetch_name_the_loader_and_its_owner() -> None:
+    class Holder:
+        @multiplexed
+        async def get_model(self, model_id: str) -> None: ...
+
+    async def main() -> None:
+        holder = Holder()
+        async with lease(holder.get_model, "a") as model:
+            assert model == ("get_model", holder, "a")
+        await prefetch(holder.get_model, "a")
+        with pytest.raises(TypeError, match="not decorated"):
+            await prefetch(main, "a")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"max_bytes_per_replica": "8 GB "}, ValueError, "max_bytes_per_replica must be a number of bytes"),
+        ({"max_bytes_per_replica": 0}, ValueError, "max_bytes_per_replica"),
+        ({"max_concurrent_loads": 0}, ValueError, "max_concurrent_loads"),
+        ({"load_timeout_s": 0}, ValueError, "load_timeout_s"),
+        ({"idle_ttl_s": "1"}, ValueError, "idle_ttl_s"),
+        ({"min_residency_s": -1}, ValueError, "min_residency_s"),
+        ({"eviction": "fifo"}, ValueError, "'lru' or 'gdsf'"),
+        ({"size_of": 3}, TypeError, "size_of must be a function"),
+        ({"pinned": "a"}, TypeError, "pinned takes a list"),
+        ({"pinned": ["a b"]}, ValueError, "malformed"),
+        ({"pinned": ["a", "b", "c"]}, ValueError, "leaves no room"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_would_be_right(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        multiplexed(**options)
+
+
+def test_a_budget_in_bytes_lifts_the_default_count() -> None:
+    @multiplexed(max_bytes_per_replica="1.5GiB")
+    def load(model_id: str) -> None: ...
+
+    assert (loader_of(load).options.bytes_max, loader_of(load).options.models_max) == (3 * 2**29, -1)

@@ -3,6 +3,7 @@
 import importlib
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,11 @@ UNLIMITED = -1
 ENGINES = {
     "local": "modelplex.engines.local:LocalEngine",
     "inline": "modelplex.engines.inline:InlineEngine",
+}
+
+EVICTION_POLICIES = {
+    "lru": "modelplex.core.eviction:LRU",
+    "gdsf": "modelplex.core.eviction:GDSF",
 }
 
 # A model id comes from outside. These characters do no harm in a path, a URL, a log line or a metric.
@@ -126,6 +132,101 @@ MAX_NUM_MODELS_PER_REPLICA = 3
 # A failed load is not tried again for this long at first, doubling with each failure up to the maximum.
 LOAD_BACKOFF_S = 0.5
 LOAD_BACKOFF_MAX_S = 60.0
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(" + "|".join(_UNITS) + ")")
+
+
+def parse_bytes(option: str, size: int | str) -> int:
+    """A number of bytes, given as an integer or as text such as "512MiB" or "8GB"; ValueError if it is neither."""
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    if isinstance(size, str) and (found := _SIZE.fullmatch(size)) is not None and float(found[1]) > 0:
+        return int(float(found[1]) * _UNITS[found[2]])
+    raise ValueError(
+        f"{option} must be a number of bytes above 0, or text such as '512MiB' with a unit of {', '.join(_UNITS)}; "
+        f"got {size!r}."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """How one loader's models are kept on each replica: the options of `serve.multiplexed`.
+
+    Attributes:
+        models_max: `max_num_models_per_replica`: models that are held at a time; -1 for any number.
+        bytes_max: `max_bytes_per_replica`: bytes that they may take together; -1 for any number.
+        size_of: the size of a model in bytes. Unless given, the model is asked (torch, numpy, scikit-learn, ONNX), and
+            if it cannot tell, the growth of the process during its load counts. Sizes are remembered for the next load.
+        loads_max: `max_concurrent_loads`: loads that run at a time on a replica; -1 for any number.
+        load_timeout_s: a load that takes longer has failed; None for any time. A plain `def` cannot be stopped: it
+            keeps its room until it ends.
+        model_exists: plain or async; says of a model id whether there is such a model, before anything is evicted.
+        not_found: exceptions of the loader that mean that there is no such model, besides `ModelNotFoundError`.
+        eviction: what makes room: "lru", the least recently used; "gdsf", what is least worth by uses, load time and
+            size; or a class like those of `modelplex.core.eviction`.
+        min_residency_s: a model is not evicted before it has been loaded for so long.
+        idle_ttl_s: a model that nobody has used for so long is unloaded; None for never.
+        pinned: models that are loaded when a replica starts and never evicted.
+        preload: models that are loaded when a replica starts.
+        on_unload: plain or async; called with the id and the model before it is destroyed, once.
+    """
+
+    models_max: int = MAX_NUM_MODELS_PER_REPLICA
+    bytes_max: int = UNLIMITED
+    size_of: Callable[[Any], int] | None = None
+    loads_max: int = UNLIMITED
+    load_timeout_s: float | None = None
+    model_exists: Callable[[str], Any] | None = None
+    not_found: tuple[type[Exception], ...] = (FileNotFoundError,)
+    eviction: Any = "lru"
+    min_residency_s: float = 0.0
+    idle_ttl_s: float | None = None
+    pinned: Sequence[str] = ()
+    preload: Sequence[str] = ()
+    on_unload: Callable[[str, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.models_max, int):
+            raise TypeError(f"max_num_models_per_replica must be an integer, got {self.models_max!r}.")
+        if self.models_max == 0 or self.models_max < UNLIMITED:
+            raise ValueError(
+                f"max_num_models_per_replica must be at least 1, or {UNLIMITED} for any number, got {self.models_max}."
+            )
+        if self.loads_max != UNLIMITED:
+            _check_int("max_concurrent_loads", self.loads_max, 1)
+        for option in ("load_timeout_s", "idle_ttl_s"):
+            _check_seconds(option, getattr(self, option), above_0=True)
+        _check_seconds("min_residency_s", self.min_residency_s, above_0=False)
+        for option in ("size_of", "model_exists", "on_unload"):
+            if (hook := getattr(self, option)) is not None and not callable(hook):
+                raise TypeError(f"{option} must be a function, got {hook!r}.")
+        if isinstance(self.eviction, str) and self.eviction not in EVICTION_POLICIES:
+            names = " or ".join(map(repr, EVICTION_POLICIES))
+            raise ValueError(f"eviction must be {names}, or a policy class, got {self.eviction!r}.")
+        self._check_model_ids()
+
+    def _check_model_ids(self) -> None:
+        for option in ("pinned", "preload"):
+            if isinstance(model_ids := getattr(self, option), str):
+                raise TypeError(f"{option} takes a list of model ids, got the text {model_ids!r}.")
+            for model_id in model_ids:
+                check_model_id(model_id)
+        if self.models_max != UNLIMITED and len(self.pinned) >= self.models_max:
+            raise ValueError(
+                f"{len(self.pinned)} models are pinned, which leaves no room for others with "
+                f"max_num_models_per_replica={self.models_max}."
+            )
+
+
+def _check_seconds(option: str, value: object, *, above_0: bool) -> None:
+    if value is None and above_0:
+        return
+    if not isinstance(value, int | float) or value < 0 or (above_0 and value == 0):
+        least = "above" if above_0 else "of at least"
+        raise ValueError(f"{option} must be a number of seconds {least} 0, got {value!r}.")
+
 
 # What a router expects before it has seen any load or request of a deployment.
 EXPECTED_LOAD_S = 1.0

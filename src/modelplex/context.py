@@ -1,6 +1,7 @@
 """Who is running: the request and the replica that the current code works for, and the process's way to call others."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,7 +63,10 @@ class ReplicaScope(Protocol):
     def context(self) -> ReplicaContext: ...
 
     def get_model(self, loader: Any, owner: object, model_id: str) -> Awaitable[Any]:
-        """The model from the cache of a `multiplex.Loader`."""
+        """The model from the cache of a `multiplex.Loader`, leased by the current request."""
+
+    def lease_model(self, loader: Any, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
+        """The same, leased for the time of a block."""
 
 
 @dataclass(frozen=True, slots=True)

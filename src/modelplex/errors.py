@@ -91,6 +91,23 @@ class ModelUnavailableError(ModelLoadError):
     status = 503
 
 
+class ModelLoadTimeoutError(ModelLoadError, TimeoutError):
+    """The loader of a model took longer than `load_timeout_s`."""
+
+    status = 504
+
+
+class ModelNotFoundError(ModelLoadError):
+    """There is no such model. A loader may raise it to say so."""
+
+    status = 404
+    fault = Fault.CLIENT
+
+
+class ModelTooLargeError(ModelLoadError):
+    """The model is larger than all the room that the cache may take (`max_bytes_per_replica`)."""
+
+
 class OvercommittedError(ModelplexError):
     """Requests wait for room in a replica that only they themselves could make."""
 

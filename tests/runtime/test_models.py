@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modelplex import errors
+from modelplex.config import CacheOptions
 from modelplex.context import RequestContext
 from modelplex.multiplex import Loader
 from modelplex.runtime.models import ModelHost
@@ -62,7 +63,7 @@ class Host:
                 raise self.failure
             return [model_id]
 
-        self.host = ModelHost(Loader(load, models_max), None, ThreadPoolExecutor(1), self.said)
+        self.host = ModelHost(Loader(load, CacheOptions(models_max=models_max)), None, ThreadPoolExecutor(1), self.said)
 
 
 def on_host(check: Callable[[Host], Coroutine[Any, Any, None]], **options: Any) -> None:
@@ -221,7 +222,7 @@ def test_a_plain_loader_runs_in_a_thread_and_does_not_stop_the_loop() -> None:
             return model_id
 
         with ThreadPoolExecutor(1) as threads:
-            host = ModelHost(Loader(load, 1), None, threads, Published())
+            host = ModelHost(Loader(load, CacheOptions(models_max=1)), None, threads, Published())
             getting = asyncio.create_task(host.get("a", None))
             turns = 0
             while not getting.done():
@@ -248,7 +249,7 @@ def test_closing_unloads_each_model_once_and_refuses_more() -> None:
         async def load(model_id: str) -> Model:
             return Model(model_id)
 
-        host = ModelHost(Loader(load, 3), None, ThreadPoolExecutor(1), Published())
+        host = ModelHost(Loader(load, CacheOptions(models_max=3)), None, ThreadPoolExecutor(1), Published())
         held = request()
         await host.get("a", held)
         await host.get("b", None)
@@ -272,7 +273,7 @@ def test_a_destructor_that_raises_costs_nobody_a_request(caplog: pytest.LogCaptu
         async def load(model_id: str) -> Model:
             return Model()
 
-        host = ModelHost(Loader(load, 1), None, ThreadPoolExecutor(1), Published())
+        host = ModelHost(Loader(load, CacheOptions(models_max=1)), None, ThreadPoolExecutor(1), Published())
         await host.get("a", None)
         await host.get("b", None)
         await host.close()
@@ -294,7 +295,7 @@ def test_one_object_for_several_ids_ends_with_the_last_of_them() -> None:
         async def load(model_id: str) -> Model:
             return default
 
-        host = ModelHost(Loader(load, 2), None, ThreadPoolExecutor(1), Published())
+        host = ModelHost(Loader(load, CacheOptions(models_max=2)), None, ThreadPoolExecutor(1), Published())
         held = request()
         await host.get("a", None)
         assert await host.get("b", held) is default
@@ -313,7 +314,12 @@ def test_a_plain_loader_that_returns_a_coroutine_has_it_awaited() -> None:
         async def inner(model_id: str) -> str:
             return model_id.upper()
 
-        host = ModelHost(Loader(lambda model_id: inner(model_id), 1), None, ThreadPoolExecutor(1), Published())
+        host = ModelHost(
+            Loader(lambda model_id: inner(model_id), CacheOptions(models_max=1)),
+            None,
+            ThreadPoolExecutor(1),
+            Published(),
+        )
         assert await host.get("a", None) == "A"
         await host.close()
 

@@ -1,11 +1,12 @@
 """The end of a model: its own `__del__`, plain or async, runs exactly once."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
+
+from modelplex.runtime.threads import in_thread
 
 # Models whose `__del__` has begun, until Python frees them, and whether it has ended. Keyed by id: a model need not be
 # hashable, and a reference from here would keep it alive.
@@ -30,7 +31,7 @@ async def destroy(model: object, threads: Executor) -> None:
         if inspect.iscoroutinefunction(original):
             await original(model)
         else:
-            await asyncio.get_running_loop().run_in_executor(threads, original, model)
+            await in_thread(threads, functools.partial(original, model))
     finally:
         _ended[id(model)] = True
 

@@ -1,21 +1,20 @@
 """The models of one loader in one replica: the shell round `core.cache` that runs loaders and destroys models."""
 
 import asyncio
-import contextvars
-import inspect
+import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from modelplex import config, context, errors
 from modelplex.core import cache
 from modelplex.core.backoff import Backoff
-from modelplex.core.eviction import LRU
 from modelplex.multiplex import Loader
 from modelplex.runtime.destroy import destroy
+from modelplex.runtime.load_runner import LoadRunner
 
 log = logging.getLogger(__name__)
 
@@ -49,29 +48,49 @@ class ModelHost:
         self._threads = threads
         self._publish = publish
         self._loop = asyncio.get_running_loop()
-        backoff = Backoff(config.LOAD_BACKOFF_S, config.LOAD_BACKOFF_MAX_S)
-        self.cache = cache.ModelCache(loader.models_max, LRU(), backoff)
+        self._options = options = loader.options
+        self._runner = LoadRunner(loader, owner, threads)
+        policy = options.eviction
+        if isinstance(policy, str):
+            policy = config.load(config.EVICTION_POLICIES[policy])
+        self.cache = cache.ModelCache(
+            options.models_max,
+            policy(),
+            Backoff(config.LOAD_BACKOFF_S, config.LOAD_BACKOFF_MAX_S),
+            bytes_max=options.bytes_max,
+            loads_max=options.loads_max,
+            min_residency_s=options.min_residency_s,
+            idle_ttl_s=options.idle_ttl_s,
+        )
         self.used = False
         self._models: dict[str, Any] = {}
         self._answers: dict[int, asyncio.Future[cache.Start]] = {}
         self._tickets = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pinned: list[int] = []  # leases that end with the host
+
+    async def start(self) -> None:
+        """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
+        wanted = [(model_id, True) for model_id in self._options.pinned]
+        wanted += [(model_id, False) for model_id in self._options.preload if model_id not in self._options.pinned]
+        await asyncio.gather(*(self._keep(model_id, pinned=pinned) for model_id, pinned in wanted))
+
+    async def _keep(self, model_id: str, *, pinned: bool) -> None:
+        try:
+            ticket, _ = await self._acquire(model_id, None)
+        except errors.ModelplexError as error:
+            log.error("Model '%s' could not be loaded ahead of demand: %s", model_id, error)
+            return
+        if pinned:
+            self._pinned.append(ticket)
+        else:
+            self._release(ticket)
 
     async def get(self, model_id: str, request: context.RequestContext | None) -> Any:
         """The model, leased by the request until it ends; without a request, only looked up."""
-        self.used = True
         began = time.perf_counter()
-        ticket, answer = next(self._tickets), self._loop.create_future()
-        self._answers[ticket] = answer
-        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
-        try:
-            start = await answer
-        except asyncio.CancelledError:
-            # The answer may have come in the same turn of the loop as the cancellation; the core knows.
-            self._answers.pop(ticket, None)
-            if ticket in self.cache:
-                self._release(ticket)
-            raise
+        ticket, start = await self._acquire(model_id, request)
         model = self._models[model_id]
         if request is None or request.ended:
             self._release(ticket)
@@ -81,11 +100,41 @@ class ModelHost:
             request.load_s += time.perf_counter() - began
         return model
 
+    @contextlib.asynccontextmanager
+    async def lease(self, model_id: str, request: context.RequestContext | None) -> AsyncIterator[Any]:
+        """The model, leased for the time of a block."""
+        ticket, _ = await self._acquire(model_id, request)
+        try:
+            yield self._models[model_id]
+        finally:
+            self._release(ticket)
+
+    async def _acquire(self, model_id: str, request: context.RequestContext | None) -> tuple[int, cache.Start]:
+        """A lease of the model. Raises why there is none."""
+        self.used = True
+        if model_id not in self._models and not await self._runner.exists(model_id):
+            raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
+        ticket, answer = next(self._tickets), self._loop.create_future()
+        self._answers[ticket] = answer
+        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
+        try:
+            return ticket, await answer
+        except asyncio.CancelledError:
+            # The answer may have come in the same turn of the loop as the cancellation; the core knows.
+            self._answers.pop(ticket, None)
+            if ticket in self.cache:
+                self._release(ticket)
+            raise
+
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
         self._perform(self.cache.close(self._loop.time()))
+        while self._pinned:
+            self._release(self._pinned.pop())
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _release(self, ticket: int) -> None:
         self._perform(self.cache.release(ticket, self._loop.time()))
@@ -107,6 +156,16 @@ class ModelHost:
                 case cache.Unload(model_id):
                     self._publish.gone(model_id)
                     self._begin(self._unload(model_id))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self.cache.next_tick
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if at is None else self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._perform(self.cache.tick(self._loop.time()))
 
     def _waiting_answer(self, ticket: int) -> "asyncio.Future[cache.Start] | None":
         """The future that `get` waits on, unless it has been cancelled."""
@@ -124,8 +183,8 @@ class ModelHost:
         await self._publish.flushed()
         log.info("Loading model '%s'.", model_id)
         try:
-            model = await self._run_loader(model_id)
-        except Exception as error:  # the user's code may raise anything, and whoever waits has to hear of it
+            model, size_bytes = await self._runner.run(model_id, self._overdue)
+        except (Exception, SystemExit) as error:  # the user's code may raise anything; whoever waits has to hear of it
             log.error("Failed to load model '%s'. Error: %s", model_id, error, exc_info=error)
             commands = self.cache.load_failed(model_id, error, self._loop.time())
             self._publish.gone(model_id)
@@ -133,29 +192,21 @@ class ModelHost:
             load_s = time.perf_counter() - began
             log.info("Successfully loaded model '%s' in %.1fms.", model_id, load_s * 1e3)
             self._models[model_id] = model
-            commands = self.cache.loaded(model_id, 0, self._loop.time())
+            commands = self.cache.loaded(model_id, size_bytes, self._loop.time())
             self._publish.loaded(model_id, load_s)
         self._perform(commands)
 
-    async def _run_loader(self, model_id: str) -> Any:
-        args = (self._owner, model_id) if self._loader.is_method else (model_id,)
-        try:
-            if self._loader.is_async:
-                return await self._loader.func(*args)
-            copied = contextvars.copy_context()
-            model = await self._loop.run_in_executor(self._threads, lambda: copied.run(self._loader.func, *args))
-            return await model if inspect.iscoroutine(model) else model
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise RuntimeError("the loader was cancelled by its own code") from error
+    def _overdue(self, model_id: str, error: Exception) -> None:
+        log.error("Failed to load model '%s'. Error: %s", model_id, error)
+        self._perform(self.cache.load_overdue(model_id, error, self._loop.time()))
 
     async def _unload(self, model_id: str) -> None:
         began = time.perf_counter()
         log.info("Unloading model '%s'.", model_id)
         try:
             model = self._models.pop(model_id)
+            if self._options.on_unload is not None:
+                await self._runner.call(self._options.on_unload, model_id, model)
             # A loader may answer several ids with one object; it ends with the last of them.
             if not any(other is model for other in self._models.values()):
                 await destroy(model, self._threads)
@@ -167,25 +218,23 @@ class ModelHost:
         self._perform(self.cache.unloaded(model_id, self._loop.time()))
 
     def _rejection(self, reject: cache.Reject) -> errors.ModelplexError:
-        model_id, after_s = reject.model_id, reject.retry_after_s
+        model_id, cause = reject.model_id, reject.error if isinstance(reject.error, BaseException) else None
         match reject.why:
-            case cache.Why.LOAD_FAILED:
-                error: errors.ModelplexError = errors.ModelLoadError(
-                    f"Model '{model_id}' failed to load ({type(reject.error).__name__}); the log has the details.",
-                    retry_after_s=after_s,
-                )
-            case cache.Why.FAILED_RECENTLY:
-                error = errors.ModelUnavailableError(
-                    f"Model '{model_id}' failed to load a short while ago ({type(reject.error).__name__}).",
-                    retry_after_s=after_s,
+            case cache.Why.LOAD_FAILED | cache.Why.FAILED_RECENTLY:
+                recently = reject.why is cache.Why.FAILED_RECENTLY
+                error = self._runner.failure(model_id, cause, recently=recently, retry_after_s=reject.retry_after_s)
+            case cache.Why.TOO_LARGE:
+                error = errors.ModelTooLargeError(
+                    f"Model '{model_id}' takes {reject.error} bytes, more than max_bytes_per_replica="
+                    f"{self.cache.bytes_max}."
                 )
             case cache.Why.OVERCOMMITTED:
                 error = errors.OvercommittedError(
-                    f"No room can come free for model '{model_id}': all {self.cache.models_max} models of "
-                    f"{self._loader.name} are in use by requests that wait for room themselves. A request may use at "
-                    "most max_num_models_per_replica models at a time."
+                    f"No room can come free for model '{model_id}': all models of {self._loader.name} are in use by "
+                    "requests that wait for room themselves. What a request uses at a time must fit into "
+                    "max_num_models_per_replica and max_bytes_per_replica."
                 )
             case cache.Why.CLOSED:
                 error = errors.DeploymentUnavailableError(f"The replica stops and loads no model '{model_id}'.")
-        error.__cause__ = reject.error if isinstance(reject.error, BaseException) else None
+        error.__cause__ = cause
         return error

@@ -115,7 +115,7 @@ class _Request:
             http=_http_head(self._scope, app),
         )
         await router.met()
-        exchange = router.begin(begin, Upload(body, more=more))
+        exchange = router.begin(begin, Upload(body, more=more), self._options.request_timeout_s)
         follower = asyncio.create_task(self._follow_client(exchange, router, more))
         try:
             async with asyncio.timeout(self._options.request_timeout_s):

@@ -1,15 +1,14 @@
 """The user's class or function inside of a replica: constructed once, called for each request, destroyed once."""
 
-import asyncio
 import contextlib
-import contextvars
 import inspect
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from modelplex.runtime.destroy import destroy
+from modelplex.runtime.threads import in_thread
 
 _END = object()
 
@@ -94,29 +93,3 @@ class Servable:
         """Run the user's `__del__`, once."""
         await destroy(self.instance, self._threads)
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-async def in_thread(threads: Executor, call: Callable[[], Any]) -> Any:
-    """Run a call in a thread with this task's context. A cancellation takes effect when the thread has ended.
-
-    Threads cannot be stopped, and what the call uses (its slot, its models) must stay its own for as long as it runs.
-    """
-    copied = contextvars.copy_context()
-    future = asyncio.get_running_loop().run_in_executor(threads, copied.run, _without_stop_iteration, call)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with contextlib.suppress(asyncio.CancelledError):  # one cancellation is enough
-                await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
-        raise
-
-
-def _without_stop_iteration(call: Callable[[], Any]) -> Any:
-    """What a coroutine does, too (PEP 479): a future takes no StopIteration, and would never be done."""
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError("the call raised StopIteration") from error

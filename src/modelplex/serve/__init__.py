@@ -8,7 +8,7 @@ from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_repl
 from modelplex.deployment import Application, Deployment, deployment
 from modelplex.errors import ModelplexError as _ModelplexError
 from modelplex.handle import DeploymentHandle, DeploymentResponse
-from modelplex.multiplex import multiplexed
+from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.status import ServeStatus
 
 __all__ = [
@@ -25,7 +25,9 @@ __all__ = [
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "lease",
     "multiplexed",
+    "prefetch",
     "run",
     "shutdown",
     "start",
