@@ -131,13 +131,17 @@ class RawRouter:
         fail = await self.first_of(Fail, stream)
         return fail, next(body for message, body in self.heard if message is fail)
 
+    async def next(self) -> None:
+        """Return when something more was heard."""
+        self._news.clear()
+        await self._news.wait()
+
     async def until_lost(self) -> None:
         await self._when(lambda: self.is_lost or None)
 
     async def _when(self, found: Callable[[], T | None]) -> T:
         while (result := found()) is None:
-            self._news.clear()
-            await self._news.wait()
+            await self.next()
         return result
 
 
@@ -148,9 +152,7 @@ def _begin(
 
 
 @contextlib.asynccontextmanager
-async def replica_of(
-    func_or_class: Callable[..., Any], *args: Any, stop_timeout_s: float = 0.0, **options: Any
-) -> AsyncIterator[Replica]:
+async def replica_of(func_or_class: Callable[..., Any], *args: Any, **options: Any) -> AsyncIterator[Replica]:
     """A replica that runs, stopped at the end; whatever the test did, nothing of it is left then."""
     spec = ReplicaSpec("app", "tag", DeploymentConfig(name="D", **options), Definition(func_or_class, args))
     replica = Replica(spec)
@@ -158,13 +160,18 @@ async def replica_of(
     await asyncio.create_task(replica.start())
     others = asyncio.all_tasks()
     yield replica
-    await replica.stop(stop_timeout_s)
-    assert replica.ongoing == 0
+    if not replica._retiring:  # the test has not done so itself
+        await replica.stop(0.0)
+    assert replica.ongoing == len(replica._servings) == 0
     assert leases_held(replica) == 0
     assert asyncio.all_tasks() <= others
 
 
+# More than any test asks for models.
+TICKETS_MAX = 1000
+
+
 def leases_held(replica: Replica) -> int:
-    """How many leases of models are held at the moment; the replica itself has no use for the number."""
+    """How many leases of models are held, or waited for, at the moment."""
     caches = [host.cache for host in replica._hosts.values()]
-    return sum(len(entry.leases) for cache in caches for entry in cache._entries.values())
+    return sum(ticket in cache for cache in caches for ticket in range(TICKETS_MAX))

@@ -18,7 +18,9 @@ class ScriptedReplica:
         slots: its max_ongoing_requests.
         loaded: the models that it says it holds.
         version: of the protocol that it says it speaks.
-        welcomes: whether it answers `Hello` at all.
+        welcomes: whether it answers `Hello` at once.
+        refuses_links: whether nobody can connect to it.
+        ongoing: how many requests it says run on it already.
     """
 
     def __init__(
@@ -29,15 +31,17 @@ class ScriptedReplica:
         loaded: tuple[str, ...] = (),
         version: int = messages.VERSION,
         welcomes: bool = True,
+        refuses_links: bool = False,
+        ongoing: int = 0,
     ) -> None:
         self.replica_id = replica_id
         self.heard: list[tuple[Message, bytes]] = []
         self.link: Link | None = None
         self.links_lost = 0
-        self.refuses_links = False
+        self.refuses_links = refuses_links
         self.connected_at: list[float] = []
         self.welcomes = welcomes
-        self._welcome = messages.Welcome(version, replica_id, slots, 0, None, list(loaded), [])
+        self._welcome = messages.Welcome(version, replica_id, slots, ongoing, None, list(loaded), [])
 
     # link.Receiver
 
@@ -45,7 +49,7 @@ class ScriptedReplica:
         if isinstance(message, messages.Hello):
             self.link = link
             if self.welcomes:
-                self.say(self._welcome)
+                self.welcome()
         else:
             self.heard.append((message, body))
 
@@ -78,6 +82,9 @@ class ScriptedReplica:
         assert self.link is not None
         self.link.send(message, body)
 
+    def welcome(self) -> None:
+        self.say(self._welcome)
+
     def answer(self, stream: int, body: bytes = b"", *, more: bool = False, ongoing: int = 0) -> None:
         self.say(Answer(stream, 200, [], "", 0.0, 0.0, more, ongoing), body)
 
@@ -102,6 +109,9 @@ class Network:
 
     def __init__(self, *replicas: ScriptedReplica) -> None:
         self.replicas = {replica.replica_id: replica for replica in replicas}
+
+    def add(self, replica: ScriptedReplica) -> None:
+        self.replicas[replica.replica_id] = replica
 
     async def connect(self, address: str, receiver: Receiver) -> Link:
         replica = self.replicas[address]

@@ -124,7 +124,7 @@ print(serve.status())
         "True",
         "['Calls', 'function']",
         "{}",
-        "ServeStatus(proxies={}, applications={})",
+        "ServeStatus(proxies={}, applications={}, address='', log_dir='')",
     ]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,14 @@ class ReplicaSpec:
         return context.ReplicaContext(self.app_name, self.config.name, self.tag)
 
 
+@dataclass(slots=True)
+class _Belief:
+    """What one router believes runs here: requests of its own, and of others as it was told last."""
+
+    own: int
+    others: int
+
+
 class Replica:
     """Answers requests on any number of links. `start` it before the first link comes, `stop` it once."""
 
@@ -51,7 +60,7 @@ class Replica:
         self.scope = self
         self._spec = spec
         self._slots = Slots(spec.config.max_ongoing_requests)
-        self._links: dict[Link, bool] = {}  # whether its router believes that the replica is full
+        self._links: dict[Link, _Belief] = {}
         self._servings: dict[tuple[Link, int], Serving] = {}
         self._tasks: dict[Serving, asyncio.Task[None]] = {}
         self._hosts: dict[tuple[Loader, int], ModelHost] = {}
@@ -69,6 +78,7 @@ class Replica:
             self._host(loader, self.servable.instance)
         for loader in list(Loader.standalone):
             self._host(loader, None)
+        await asyncio.gather(*(host.start() for host in self._hosts.values()))
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more requests, let those that run end within the time, then end the models and the user's object."""
@@ -94,6 +104,9 @@ class Replica:
     async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
         return await self._host(loader, owner).get(check_model_id(model_id), context.request())
 
+    def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
+        return self._host(loader, owner).lease(check_model_id(model_id), context.request())
+
     def _host(self, loader: Loader, owner: object) -> ModelHost:
         # The host keeps its owner alive, so the owner's id stays its own.
         key = (loader, id(owner))
@@ -109,11 +122,23 @@ class Replica:
 
     def finished(self, serving: Serving, *, answered: bool) -> None:
         self._slots.give_back()
-        for link, believes_full in self._links.items():
-            own = link is serving.link
-            if (own and not answered) or (believes_full and not own):
-                link.send(messages.Ongoing(self.ongoing))
-            self._links[link] = False
+        if (belief := self._links.get(serving.link)) is not None:
+            belief.own -= 1
+            if answered:
+                belief.others = self.ongoing - belief.own
+            else:
+                self._tell_ongoing(serving.link, belief)
+        for link, belief in self._links.items():
+            self._tell_if_mistaken(link, belief)
+
+    def _tell_if_mistaken(self, link: Link, belief: "_Belief") -> None:
+        """A router that believes that there is no slot for it would not send what could run."""
+        if self._slots.free and belief.own + belief.others >= self._slots.limit:
+            self._tell_ongoing(link, belief)
+
+    def _tell_ongoing(self, link: Link, belief: "_Belief") -> None:
+        link.send(messages.Ongoing(self.ongoing))
+        belief.others = self.ongoing - belief.own
 
     # What routers say (link.Receiver)
 
@@ -158,16 +183,19 @@ class Replica:
         if version != messages.VERSION:
             link.close()
         else:
-            self._links[link] = not self._slots.free
+            self._links[link] = _Belief(own=0, others=self.ongoing)
 
     def _begin(self, link: Link, begin: messages.Begin, body: bytes) -> None:
-        if link not in self._links:
+        belief = self._links.get(link)
+        if belief is None:
             link.close()
             return
         if self._retiring or not self._slots.take():
-            self._links[link] = True
+            belief.others = self.ongoing - belief.own
             link.send(messages.Refuse(begin.stream, self.ongoing))
             return
+        belief.own += 1
+        self._tell_if_mistaken(link, belief)
         serving = Serving(begin, body, link, self)
         key = (link, begin.stream)
         self._servings[key] = serving
@@ -190,15 +218,19 @@ class Replica:
     # What routers are told (models.Publisher)
 
     def loading(self, model_id: str) -> None:
-        self._broadcast(messages.ModelLoading(model_id, self._room()))
+        # While another loader of this replica holds a model of the same id, nothing has changed for routers.
+        if not self._holds(model_id):
+            self._broadcast(messages.ModelLoading(model_id, self._room()))
 
     def loaded(self, model_id: str, load_s: float) -> None:
         self._broadcast(messages.ModelLoaded(model_id, self._room(), load_s))
 
     def gone(self, model_id: str) -> None:
-        # Another loader of this replica may hold a model of the same id.
-        if not any(model_id in host.cache.resident for host in self._hosts.values()):
+        if not self._holds(model_id):
             self._broadcast(messages.ModelGone(model_id, self._room()))
+
+    def _holds(self, model_id: str) -> bool:
+        return any(model_id in host.cache.resident for host in self._hosts.values())
 
     async def flushed(self) -> None:
         await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._links))

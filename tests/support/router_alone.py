@@ -1,0 +1,60 @@
+"""A router whose replicas are scripted."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from scripted_replica import Network, ScriptedReplica
+
+from modelplex.core.admission import UNLIMITED
+from modelplex.runtime.router import DeploymentRouter, Exchange
+from modelplex.runtime.streams import Upload
+from modelplex.wire.messages import Begin
+
+# For messages to arrive, and what follows from them; no timer of a router is as short.
+SOON_S = 0.01
+
+
+async def soon() -> None:
+    await asyncio.sleep(SOON_S)
+
+
+class Requests:
+    """A router, and requests for it."""
+
+    def __init__(self, network: Network, queued_max: int) -> None:
+        self.network = network
+        self.router = DeploymentRouter("app_D", queued_max, network.connect)
+
+    def send(self, model_id: str = "", timeout_s: float | None = None, upload: Upload | None = None) -> Exchange:
+        begin = Begin(0, "r", "app", "/", "__call__", model_id, False)
+        return self.router.begin(begin, upload or Upload(b"body", more=False), timeout_s)
+
+    async def many(self, count: int) -> list[Exchange]:
+        exchanges = [self.send() for _ in range(count)]
+        await soon()
+        return exchanges
+
+
+@contextlib.asynccontextmanager
+async def router_to(*replicas: ScriptedReplica, queued_max: int = UNLIMITED) -> AsyncIterator[Requests]:
+    """A router that has met these replicas, closed at the end; nothing of it is left then."""
+    before = asyncio.all_tasks()
+    requests = Requests(Network(*replicas), queued_max)
+    requests.router.update(requests.network.infos())
+    await soon()
+    yield requests
+    await requests.router.close()
+    assert asyncio.all_tasks() <= before
+
+
+async def body_of(exchange: Exchange) -> bytes:
+    await exchange.answer
+    assert exchange.body is not None
+    return await exchange.body.read_all()
+
+
+def timers_left() -> int:
+    """How many timers of this event loop have neither come nor been cancelled."""
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop().__dict__["_scheduled"]
+    return sum(not handle.cancelled() for handle in scheduled)
