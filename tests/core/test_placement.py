@@ -342,10 +342,12 @@ def test_those_who_wait_already_come_first() -> None:
     assert fleet(a).slot_s(a, 0.0) == pytest.approx(SERVICE_S + 6 * SERVICE_S / 2)
 
 
-def test_of_the_requests_of_other_routers_only_the_usual_is_known() -> None:
+def test_what_other_routers_run_is_expected_to_last_as_long_again_as_no_slot_came_free() -> None:
     a = replica("a")
     a.slots.told(1)
-    assert fleet(a).slot_s(a, 50.0) == SERVICE_S
+    assert [fleet(a).slot_s(a, now) for now in (0.0, 50.0)] == [SERVICE_S, 50.0]
+    a.slot_freed = 49.0
+    assert fleet(a).slot_s(a, 50.0) == 1.0
 
 
 def test_patience_lasts_as_long_as_a_load_elsewhere_would_cost() -> None:

@@ -832,3 +832,32 @@ def test_load_times_are_learned_even_from_a_replica_that_is_gone() -> None:
     router = Router(UNLIMITED, NO_REPLICA_WAIT_S, estimates)
     router.model_loaded("gone", "m", 3, 7.0, 7.0)
     assert estimates.load_s("m") == 7.0
+
+
+def test_a_holder_that_others_keep_full_is_not_waited_for_without_end() -> None:
+    router = make_router()
+    up(router, "holder", "m", slots=2)
+    up(router, "idle", slots=2)
+    router.told_ongoing("holder", 2, 0.0)  # both slots are taken by requests that this router does not see
+    assert ask(router, "m") == []
+    commands = tick_until(router, 60.0)
+    assert where(commands) == [(1, "idle")]
+
+
+def test_a_holder_that_others_use_but_slots_come_free_on_is_waited_for() -> None:
+    router = make_router()
+    up(router, "holder", "m", slots=2)
+    up(router, "idle", slots=2)
+    router.told_ongoing("holder", 2, 0.0)
+    ask(router, "m")
+    for second in range(1, 20):  # somebody else's requests come and go
+        assert tick_until(router, float(second)) == []
+        assert router.told_ongoing("holder", 2, float(second)) == []
+    assert where(router.told_ongoing("holder", 1, 20.0)) == [(1, "holder")]
+
+
+def test_a_replica_that_is_full_on_arrival_is_sent_nothing_that_waits() -> None:
+    router = make_router()
+    assert ask(router, "m") == []
+    assert router.replica_up("a", 2, 4, [], [], 1.0, ongoing=2) == []
+    assert where(router.told_ongoing("a", 1, 2.0)) == [(1, "a")]

@@ -117,6 +117,9 @@ class Fleet:
             max(rest_s(service_s, now - f.sent), self._load_rest_s(view, f.pending.model_id, now))
             for f in view.flights.values()
         ]
+        if view.slots.others:
+            # What other routers run there is not seen, only when a slot was last known to have come free.
+            rests.append(rest_s(service_s, now - view.slot_freed))
         return min(rests, default=service_s) + service_s * view.queued / view.slots.limit
 
     def _load_rest_s(self, view: ReplicaView, model_id: str, now: float) -> float:

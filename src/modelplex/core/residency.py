@@ -39,13 +39,14 @@ class ReplicaView:
     `room` is how many models it said it could load without evicting one; None means any number.
     """
 
-    def __init__(self, replica_id: str, max_ongoing: int, room: int | None) -> None:
+    def __init__(self, replica_id: str, max_ongoing: int, room: int | None, now: float = 0.0) -> None:
         self.replica_id = replica_id
         self.slots = Slots(max_ongoing)
         self.models: dict[str, Residence] = {}
         self.flights: dict[int, Flight] = {}
         self.loads = 0  # that it is running
         self.queued = 0  # requests that wait for it
+        self.slot_freed = now  # when a request was last known to have ended there
         self.sent_last = 0  # number of the request that was sent here last
         self._room = room
         self._untold = 0  # models booked here of which the replica has not spoken

@@ -115,6 +115,7 @@ class Router:
         if flight.answered:
             self._fleet.estimates.saw_service(max(0.0, now - flight.sent - load_s))
         self._land(flight)
+        flight.view.slot_freed = now
         if ongoing is not None:
             flight.view.slots.told(ongoing)
         return self._serve(flight.view, now)
@@ -158,9 +159,11 @@ class Router:
         loaded: Iterable[str],
         loading: Iterable[str],
         now: float,
+        ongoing: int = 0,
     ) -> list[Command]:
-        """A replica can be sent requests; what it holds and loads at this moment."""
-        view = ReplicaView(replica_id, max_ongoing, room)
+        """A replica can be sent requests; what it holds, loads and runs at this moment."""
+        view = ReplicaView(replica_id, max_ongoing, room, now)
+        view.slots.told(ongoing)
         for model_id in loaded:
             view.told_loaded(model_id)
         for model_id in loading:
@@ -220,6 +223,7 @@ class Router:
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
         view.slots.told(ongoing)
+        view.slot_freed = now
         return self._serve(view, now)
 
     # Decisions

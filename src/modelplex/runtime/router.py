@@ -150,8 +150,7 @@ class DeploymentRouter:
                 if exchange is not None and exchange.replica_id == replica_id:
                     self._received_for(exchange, link, message, body)
             case messages.Welcome(max_ongoing=slots, room=room, loaded=loaded, loading=loading, ongoing=ongoing):
-                self._perform(self._core.replica_up(replica_id, slots, room, loaded, loading, now))
-                self._perform(self._core.told_ongoing(replica_id, ongoing, now))
+                self._perform(self._core.replica_up(replica_id, slots, room, loaded, loading, now, ongoing))
             case messages.ModelLoading(model_id, room):
                 self._perform(self._core.model_loading(replica_id, model_id, room, now))
             case messages.ModelLoaded(model_id, room, load_s):
