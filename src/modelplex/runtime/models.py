@@ -161,6 +161,8 @@ class ModelHost:
     def _set_timer(self) -> None:
         at = self.cache.next_tick
         if self._timer is not None:
+            if self._timer.when() == at:
+                return
             self._timer.cancel()
         self._timer = None if at is None else self._loop.call_at(at, self._tick)
 
