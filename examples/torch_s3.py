@@ -11,7 +11,7 @@ import tempfile
 from typing import Any
 
 import aioboto3
-import starlette.requests
+import starlette
 import torch
 
 from modelplex import serve

@@ -35,8 +35,8 @@ def test_the_composition_of_the_documentation(tmp_path: Path) -> None:
         tmp_path,
         """
 import urllib.request
-import starlette.requests
 from modelplex import serve
+import starlette
 from modelplex.serve.handle import DeploymentHandle
 
 serve.start({"port": 0})

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
+
 from modelplex import context as _context
 from modelplex.config import HTTPOptions
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
