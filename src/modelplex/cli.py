@@ -1,10 +1,11 @@
 """The command `modelplex`: thin verbs over the public interface.
 
-Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served, or was
-interrupted before it was; 2 the command line is wrong; 130 a second Ctrl-C ended everything at once.
+Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served or recorded, or
+was interrupted before it was; 2 the command line is wrong; 130 a second Ctrl-C ended everything at once.
 """
 
 import importlib
+import re
 import signal
 import sys
 from pathlib import Path
@@ -51,11 +52,13 @@ def run(
     app_dir: Annotated[Path, typer.Option("--app-dir", "-d", help="Folder to import the module from.")] = Path("."),
     name: Annotated[str, typer.Option(help="The application's name.")] = serve.DEFAULT_APP_NAME,
     route_prefix: Annotated[str, typer.Option(help="The path it is served under.")] = "/",
+    proxies: Annotated[int, typer.Option(min=1, help="Processes that take requests.")] = _HTTP.num_proxies,
     reload: Annotated[bool, typer.Option("--reload", "-r", help="Start over when a Python file changes.")] = False,
 ) -> None:
     """Serve an application until Ctrl-C."""
     if reload:
         options = {"--host": host, "--port": port, "--app-dir": app_dir, "--name": name, "--route-prefix": route_prefix}
+        options["--proxies"] = proxies
         arguments = [str(word) for option in options.items() for word in option]
         raise typer.Exit(run_reloading(["run", import_path, *arguments], app_dir))
     try:
@@ -64,7 +67,7 @@ def run(
         raise typer.BadParameter(str(error)) from error
     end_with_parent()
     # Listening begins before the application is imported: what comes meanwhile waits.
-    running = driver.start("local", config.HTTPOptions(host=host, port=port))
+    running = driver.start("local", config.HTTPOptions(host=host, port=port, num_proxies=proxies))
     application = _import_application(import_path, app_dir)
     running.deploy(application, name, route_prefix)
     typer.echo(f"Application {name!r} is served at {running.address}{route_prefix}  (logs: {running.log_dir})")
@@ -83,6 +86,30 @@ def demo(
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"the demo needs {error.name}: pip install 'modelplex[demo]'") from error
     show(config.HTTPOptions(host=host, port=port), then_wait=not once)
+
+
+@cli.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="The log: JSON lines if it ends in .jsonl, else CSV; - is the output.")],
+    app: Annotated[str, typer.Option(help="Only this application.")] = "",
+    deployment: Annotated[str, typer.Option(help="Only deployments of this name.")] = "",
+    duration: Annotated[str, typer.Option("--for", help="End after so long: 90s, 10m, 2h.")] = "",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+) -> None:
+    """Record who asks for which model when, from what runs now, until Ctrl-C."""
+    from modelplex import recorder
+
+    duration_s = _seconds(duration) if duration else None
+    if out.is_file() and not force:
+        raise typer.BadParameter(f"{str(out)!r} exists; --force replaces it.")
+    recorder.record(out, app, deployment, duration_s)
+
+
+def _seconds(duration: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration)
+    if found is None:
+        raise typer.BadParameter(f"{duration!r} is no duration: it takes a number and one of s, m, h, d, as 90s or 2h.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _import_application(import_path: str, app_dir: Path) -> serve.Application:

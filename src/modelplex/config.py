@@ -65,6 +65,8 @@ class DeploymentConfig:
         graceful_shutdown_timeout_s: how long a replica that is to stop may take over what runs on it.
         max_constructor_retry_count: failed starts after which a deployment is given up, or three for each replica if
             that is fewer.
+        max_leaked_bytes: a replica whose unloaded models still take more is replaced, as a number of bytes or as text
+            such as "2GiB"; None for never.
     """
 
     name: str
@@ -73,6 +75,7 @@ class DeploymentConfig:
     max_queued_requests: int = UNLIMITED
     graceful_shutdown_timeout_s: float = 20.0
     max_constructor_retry_count: int = 20
+    max_leaked_bytes: int | str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or "#" in self.name:
@@ -86,6 +89,8 @@ class DeploymentConfig:
             raise ValueError(
                 f"graceful_shutdown_timeout_s must be a number of seconds of at least 0, got {timeout_s!r}."
             )
+        if self.max_leaked_bytes is not None:
+            object.__setattr__(self, "max_leaked_bytes", parse_bytes("max_leaked_bytes", self.max_leaked_bytes))
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -107,6 +112,7 @@ class HTTPOptions:
         keep_alive_timeout_s: an idle connection is closed after so long.
         request_timeout_s: a request that is not answered within so long is a 504; None for any time.
         max_body_bytes: a larger request body is a 413.
+        num_proxies: processes that take requests; they share the port.
     """
 
     host: str = "127.0.0.1"
@@ -114,6 +120,7 @@ class HTTPOptions:
     keep_alive_timeout_s: int = 90
     request_timeout_s: float | None = None
     max_body_bytes: int = 100 * 2**20
+    num_proxies: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host:
@@ -121,6 +128,7 @@ class HTTPOptions:
         _check_int("port", self.port, 0, " and at most 65535", most=65535)
         _check_int("keep_alive_timeout_s", self.keep_alive_timeout_s, 1)
         _check_int("max_body_bytes", self.max_body_bytes, 0)
+        _check_int("num_proxies", self.num_proxies, 1)
         timeout_s = self.request_timeout_s
         if timeout_s is not None and (not isinstance(timeout_s, int | float) or timeout_s <= 0):
             raise ValueError(f"request_timeout_s must be a number of seconds above 0, or None, got {timeout_s!r}.")
@@ -197,8 +205,8 @@ class CacheOptions:
         if self.loads_max != UNLIMITED:
             _check_int("max_concurrent_loads", self.loads_max, 1)
         for option in ("load_timeout_s", "idle_ttl_s"):
-            _check_seconds(option, getattr(self, option), above_0=True)
-        _check_seconds("min_residency_s", self.min_residency_s, above_0=False)
+            check_seconds(option, getattr(self, option), above_0=True)
+        check_seconds("min_residency_s", self.min_residency_s, above_0=False)
         for option in ("size_of", "model_exists", "on_unload"):
             if (hook := getattr(self, option)) is not None and not callable(hook):
                 raise TypeError(f"{option} must be a function, got {hook!r}.")
@@ -220,10 +228,11 @@ class CacheOptions:
             )
 
 
-def _check_seconds(option: str, value: object, *, above_0: bool) -> None:
+def check_seconds(option: str, value: object, *, above_0: bool = False) -> None:
+    """Raise ValueError if this is no number of seconds. None stands for any time where 0 would make no sense."""
     if value is None and above_0:
         return
-    if not isinstance(value, int | float) or value < 0 or (above_0 and value == 0):
+    if not isinstance(value, int | float) or not value >= 0 or (above_0 and value == 0):
         least = "above" if above_0 else "of at least"
         raise ValueError(f"{option} must be a number of seconds {least} 0, got {value!r}.")
 
@@ -239,6 +248,9 @@ NO_REPLICA_WAIT_S = 30.0
 RESTART_BACKOFF_S = 0.1
 RESTART_BACKOFF_MAX_S = 10.0
 RESTART_FORGET_S = 30.0
+
+# A replica that is to be replaced takes requests for so long beside its successor, so that all routers have met that.
+HANDOVER_S = 1.0
 
 # Longer than any replica needs for its own end; past it, it is killed.
 STOP_MARGIN_S = 2.0

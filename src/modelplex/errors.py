@@ -40,6 +40,13 @@ class InvalidModelIdError(ModelplexError, ValueError):
     fault = Fault.CLIENT
 
 
+class InvalidHeaderError(ModelplexError, ValueError):
+    """A header of the request has a value that it cannot have."""
+
+    status = 400
+    fault = Fault.CLIENT
+
+
 class RouteNotFoundError(ModelplexError):
     """No application is served under this path."""
 
@@ -97,6 +104,13 @@ class ModelLoadTimeoutError(ModelLoadError, TimeoutError):
     status = 504
 
 
+class ModelColdError(ModelLoadError):
+    """The model was not loaded in the time that the caller would wait (`max_cold_wait_s`); its load goes on."""
+
+    status = 503
+    fault = Fault.LOAD
+
+
 class ModelNotFoundError(ModelLoadError):
     """There is no such model. A loader may raise it to say so."""
 
@@ -141,6 +155,12 @@ class RequestTimeoutError(ModelplexError, TimeoutError):
 
 class ProtocolError(ModelplexError):
     """Two processes of Modelplex do not understand each other."""
+
+
+def too_cold(model_id: str, rest_s: float | None) -> ModelColdError:
+    """The model will probably be loaded in `rest_s` seconds, longer than the caller would wait."""
+    text = f"Model '{model_id}' is cold: it was not loaded within max_cold_wait_s. Its load goes on; try again later."
+    return ModelColdError(text, retry_after_s=rest_s)
 
 
 def _tree(root: type[ModelplexError]) -> dict[str, type[ModelplexError]]:

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 from modelplex import context
-from modelplex.config import check_model_id
+from modelplex.config import check_model_id, check_seconds
 from modelplex.errors import RequestCancelledError
 
 
@@ -91,28 +91,46 @@ class DeploymentHandle:
     """
 
     def __init__(
-        self, app_name: str, deployment_name: str, *, method_name: str = "__call__", multiplexed_model_id: str = ""
+        self,
+        app_name: str,
+        deployment_name: str,
+        *,
+        method_name: str = "__call__",
+        multiplexed_model_id: str = "",
+        max_cold_wait_s: float | None = None,
     ) -> None:
         self.app_name = app_name
         self.deployment_name = deployment_name
         self._method_name = method_name
         self._model_id = multiplexed_model_id
+        self._max_cold_wait_s = max_cold_wait_s
 
-    def options(self, *, method_name: str | None = None, multiplexed_model_id: str | None = None) -> "DeploymentHandle":
+    def options(
+        self,
+        *,
+        method_name: str | None = None,
+        multiplexed_model_id: str | None = None,
+        max_cold_wait_s: float | None = None,
+    ) -> "DeploymentHandle":
         """A handle with other options.
 
         Args:
             method_name: the method to call.
             multiplexed_model_id: the model that the call names. A call names no model unless it is told to: the
                 caller's own is not passed on.
+            max_cold_wait_s: seconds that a call waits for its model if it is not loaded. Past them the call raises
+                `ModelColdError` with `retry_after_s`, and the load goes on. Unless given, it waits for any time.
         """
         if multiplexed_model_id:
             check_model_id(multiplexed_model_id)
+        if max_cold_wait_s is not None:
+            check_seconds("max_cold_wait_s", max_cold_wait_s)
         return DeploymentHandle(
             self.app_name,
             self.deployment_name,
             method_name=self._method_name if method_name is None else method_name,
             multiplexed_model_id=self._model_id if multiplexed_model_id is None else multiplexed_model_id,
+            max_cold_wait_s=self._max_cold_wait_s if max_cold_wait_s is None else max_cold_wait_s,
         )
 
     def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponse:
@@ -127,6 +145,7 @@ class DeploymentHandle:
                 deployment=self.deployment_name,
                 method_name=self._method_name,
                 model_id=self._model_id,
+                max_cold_wait_s=self._max_cold_wait_s,
                 request_id=current.request_id if current is not None else new_request_id(),
                 route=current.route if current is not None else "",
                 args=args,
@@ -140,14 +159,23 @@ class DeploymentHandle:
         return self.options(method_name=name)
 
     def __reduce__(self) -> Any:
-        return _handle, (self.app_name, self.deployment_name, self._method_name, self._model_id)
+        options = (self._method_name, self._model_id, self._max_cold_wait_s)
+        return _handle, (self.app_name, self.deployment_name, *options)
 
     def __repr__(self) -> str:
         return f"DeploymentHandle({self.app_name!r}, {self.deployment_name!r}, method_name={self._method_name!r})"
 
 
-def _handle(app_name: str, deployment_name: str, method_name: str, model_id: str) -> DeploymentHandle:
-    return DeploymentHandle(app_name, deployment_name, method_name=method_name, multiplexed_model_id=model_id)
+def _handle(
+    app_name: str, deployment_name: str, method_name: str, model_id: str, max_cold_wait_s: float | None
+) -> DeploymentHandle:
+    return DeploymentHandle(
+        app_name,
+        deployment_name,
+        method_name=method_name,
+        multiplexed_model_id=model_id,
+        max_cold_wait_s=max_cold_wait_s,
+    )
 
 
 async def _value(argument: Any) -> Any:

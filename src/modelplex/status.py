@@ -20,6 +20,19 @@ class DeploymentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaLeaks:
+    """What the unloaded models of one replica still take.
+
+    Attributes:
+        leaked_bytes: in all.
+        models: the models that are still alive, the worst of them, with their bytes.
+    """
+
+    leaked_bytes: int
+    models: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentStatus:
     """One deployment.
 
@@ -27,11 +40,13 @@ class DeploymentStatus:
         status: whether as many replicas run as are wanted.
         replica_states: how many replicas are `STARTING` and `RUNNING`.
         message: why it is not healthy.
+        leaks: by the replica's id, those that leak.
     """
 
     status: DeploymentState
     replica_states: dict[str, int]
     message: str = ""
+    leaks: dict[str, ReplicaLeaks] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

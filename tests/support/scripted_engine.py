@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
@@ -20,6 +21,7 @@ class ScriptedProcess:
         self.name = name
         self.started: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[str] = loop.create_future()
+        self.heard: Callable[[Message], None] = lambda message: None
         self.said: list[Message] = []
         self.stubborn = False
         self.killed = False

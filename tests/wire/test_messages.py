@@ -44,6 +44,12 @@ EXAMPLES: list[Message] = [
     messages.Answer(6, 200, [(b"content-type", b"text/plain")], "warm", 0.0, 0.001, more=False, ongoing=1),
     messages.Fail(7, "ModelLoadError", "broken: ü", 0.5, ongoing=0),
     messages.Fail(7, "UserCodeError", "", None, ongoing=0),
+    messages.Watch(1),
+    messages.Watching(1, "default", "Model", "default_Model#EjYmnQ"),
+    messages.Records([messages.Record(1.5e9, "m1", "cold", 0.0, 0.5, 0.1, 2**30, True)], lost=3),
+    messages.Records([messages.Record(1.5e9, "", "", 0.25, 0.0, 0.0, None, False)], lost=0),
+    messages.Taken(),
+    messages.Unwatch(),
     messages.Setup(["/app", ""], "/logs", console=True),
     messages.Table(
         [messages.AppInfo("default", "/", "Model"), messages.AppInfo("inner", None, "Other")],
@@ -52,6 +58,7 @@ EXAMPLES: list[Message] = [
     messages.Stop(20.0),
     messages.Ready("/run/a"),
     messages.StartFailed("Traceback (most recent call last): …"),
+    messages.Leaks(3 * 2**30, [("m1", 2 * 2**30), ("m2", 2**30)]),
 ]
 
 KINDS: tuple[type[Message], ...] = get_args(Message)

@@ -50,6 +50,7 @@ class Pending:
     number: int
     model_id: str
     deadline: float | None
+    cold_deadline: float | None = None
     losses: int = 0  # replicas that died with it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
     look_at: float = math.inf
@@ -93,9 +94,10 @@ class WaitingRoom:
         return self._lengths.get(line, 0)
 
     def add(self, pending: Pending, line: str | None, look_at: float | None) -> None:
-        """Let a request wait in a line, and be looked at again at a time, if any, or at its deadline if earlier."""
+        """Let a request wait in a line, and be looked at again at a time, if any, or at a deadline if earlier."""
         pending.line = line
-        pending.look_at = min((at for at in (look_at, pending.deadline) if at is not None), default=math.inf)
+        looks = (look_at, pending.deadline, pending.cold_deadline)
+        pending.look_at = min((at for at in looks if at is not None), default=math.inf)
         self._waiting[pending.number] = pending
         self._by_model.setdefault(pending.model_id, {})[pending.number] = pending
         heapq.heappush(self._lines.setdefault(line, []), pending.number)

@@ -42,33 +42,3 @@ class Room:
     def free(self, size_bytes: int) -> None:
         self.models -= 1
         self.size_bytes -= size_bytes
-
-
-class Sizes:
-    """What was learned of the sizes of models, kept for their next load.
-
-    Args:
-        models_max: models whose size is remembered; the others get the average.
-    """
-
-    def __init__(self, models_max: int = 100_000) -> None:
-        self._models_max = models_max
-        self._known: dict[str, int] = {}
-        self._total = 0
-
-    def __contains__(self, model_id: str) -> bool:
-        return model_id in self._known
-
-    def expected(self, model_id: str) -> int:
-        """The size of the model when it was loaded last, else the average of those that are known, else 0."""
-        known = self._known.get(model_id)
-        if known is None:
-            return self._total // len(self._known) if self._known else 0
-        return known
-
-    def learn(self, model_id: str, size_bytes: int) -> None:
-        self._total += size_bytes - self._known.pop(model_id, 0)
-        self._known[model_id] = size_bytes
-        if len(self._known) > self._models_max:
-            oldest = next(iter(self._known))
-            self._total -= self._known.pop(oldest)

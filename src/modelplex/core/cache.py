@@ -20,6 +20,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 
+from modelplex.core import estimates
 from modelplex.core.backoff import Backoff
 from modelplex.core.budget import UNLIMITED, Room
 from modelplex.core.eviction import EvictionPolicy
@@ -116,17 +117,34 @@ class ModelCache:
     ) -> None:
         self.models_max = models_max
         self.bytes_max = bytes_max
-        self._loads_max = loads_max
+        self.loads_max = loads_max
         self._idle = IdleModels(policy, min_residency_s, idle_ttl_s)
         self._learned = Learned(backoff)
         self._shelf = Shelf(Room(models_max, bytes_max))
         self._tickets: dict[int, Entry] = {}
         self._draining: Entry | None = None  # a leased model that takes no new leases, so that room comes free
+        self._spared_until: float | None = None  # when a model that could be evicted is spared no longer
         self._closed = False
 
     def __contains__(self, ticket: int) -> bool:
         """Whether the ticket holds a lease or waits for one."""
         return ticket in self._tickets
+
+    def knows(self, model_id: str) -> bool:
+        """Whether the model is here in any phase of its life, or waited for."""
+        return model_id in self._shelf.entries
+
+    def measured(self, model_id: str) -> tuple[int, float] | None:
+        """Size in bytes and load seconds of a model that is resident; None if it is not."""
+        entry = self._shelf.entries.get(model_id)
+        return None if entry is None or entry.phase is not Phase.RESIDENT else (entry.size_bytes, entry.load_s)
+
+    def rest_s(self, model_id: str, now: float) -> float:
+        """Expected seconds until the model is loaded."""
+        entry = self._shelf.entries.get(model_id)
+        if entry is None or entry.phase is not Phase.LOADING:
+            return self._learned.recall(model_id).load_s
+        return estimates.rest_s(entry.load_s, now - entry.load_started)
 
     # What it advertises
 
@@ -141,12 +159,25 @@ class ModelCache:
     @property
     def room(self) -> int | None:
         """How many more models could be loaded without evicting one, by what is known of sizes; None: any number."""
-        return self._shelf.room_for(self._learned.expected_bytes(""))
+        return self._shelf.room_for(self._learned.average_bytes)
+
+    @property
+    def harm_s(self) -> float:
+        """What the next eviction costs: its model's load seconds x the demand for it, 1 for that of an average one.
+
+        As if it were the only one in demand if there is none that could be evicted.
+        """
+        models, victim = len(self._shelf.entries), self._idle.victim()
+        if victim is None:
+            return self._learned.average_load_s * models
+        known = self._shelf.entries[victim].known
+        return known.load_s * self._learned.share(known) * models
 
     @property
     def next_tick(self) -> float | None:
         """When to call `tick`; None while nothing is due at any time."""
-        return self._idle.next_look
+        looks = [at for at in (self._idle.next_look, self._spared_until) if at is not None]
+        return min(looks, default=None)
 
     # Inputs
 
@@ -160,14 +191,16 @@ class ModelCache:
         if not is_here and (refusal := self._refusal(ticket, model_id, now)) is not None:
             return [refusal]
         if entry is None:
-            expected_bytes = self._learned.expected_bytes(model_id)
-            entry = self._shelf.add(model_id, expected_bytes, proven=self._learned.knows(model_id))
+            entry = self._shelf.add(model_id, self._learned.recall(model_id), now)
         self._tickets[ticket] = entry
+        self._learned.used(entry.known)
         commands: list[Command] = []
         # An owner that already holds the model gets it again even while it drains: it could not end otherwise.
         drains = entry is self._draining and (owner is None or owner not in entry.leases.values())
         if entry.phase is Phase.RESIDENT and not drains:
             commands.append(self._grant(entry, ticket, owner, Start.WARM, now))
+            if self._calm:
+                return commands
             if (first := self._shelf.first_waiting()) is not None:
                 first.overtaken += 1
         else:
@@ -179,9 +212,11 @@ class ModelCache:
         """End a lease, or withdraw an acquire that has not been answered."""
         entry = self._tickets.pop(ticket)
         if ticket in entry.leases:
-            del entry.leases[ticket]
+            self._shelf.end_lease(entry, ticket)
             if not entry.leases:
                 self._idle.add(entry, now)
+            if self._calm:
+                return []
         else:
             self._shelf.drop_waiter(entry, ticket)
         return self._make_room(now)
@@ -191,8 +226,7 @@ class ModelCache:
         entry = self._shelf.in_phase(model_id, Phase.LOADING)
         self._shelf.move(entry, Phase.SETTLING)
         self._shelf.resize(entry, size_bytes)
-        entry.load_s = now - entry.load_started
-        self._learned.loaded(model_id, size_bytes)
+        self._learned.loaded(model_id, entry.known, size_bytes, now - entry.load_started)
         return self._make_room(now)
 
     def load_failed(self, model_id: str, error: object, now: float) -> list[Command]:
@@ -211,6 +245,7 @@ class ModelCache:
         """A model has been destroyed; its room is free."""
         entry = self._shelf.in_phase(model_id, Phase.UNLOADING)
         entry.opener = next(iter(entry.waiters), None)
+        entry.waiting_since = now
         self._shelf.move(entry, Phase.WAITING if entry.waiters else None)
         return self._make_room(now)
 
@@ -227,19 +262,26 @@ class ModelCache:
 
     # Decisions
 
+    @property
+    def _calm(self) -> bool:
+        """Whether nothing waits for room, so that nothing is to be decided about it."""
+        shelf = self._shelf
+        return not (shelf.queue or shelf.settling or self._closed or self._draining)
+
     def _refusal(self, ticket: int, model_id: str, now: float) -> Reject | None:
         """Why a model that is not here is not to be loaded."""
         if self._closed:
             return Reject(ticket, model_id, Why.CLOSED)
         if (failure := self._learned.recent_failure(model_id, now)) is not None:
             return Reject(ticket, model_id, Why.FAILED_RECENTLY, failure.error, failure.retry_at - now)
-        size_bytes = self._learned.expected_bytes(model_id)
-        if self._learned.knows(model_id) and not self._shelf.room.can_ever_fit(size_bytes):
-            return Reject(ticket, model_id, Why.TOO_LARGE, size_bytes)
+        known = self._learned.known(model_id)
+        if known is not None and not self._shelf.room.can_ever_fit(known.size_bytes):
+            return Reject(ticket, model_id, Why.TOO_LARGE, known.size_bytes)
         return None
 
     def _make_room(self, now: float) -> list[Command]:
         """Load what waits, evict for it what is idle, and see that someone can always go on."""
+        self._spared_until = None
         commands: list[Command] = []
         while starving := self._settle(commands, now) or self._fill(commands, now):
             if (ticket := self._shelf.deadlocked(self._draining)) is not None:
@@ -279,8 +321,15 @@ class ModelCache:
 
     def _fill(self, commands: list[Command], now: float) -> bool:
         """Begin the loads that room is there for. Answers whether a model waits for which none will come free."""
-        ahead, in_turn = self._shelf.room_ahead(), True
-        for entry in list(self._shelf.may_load(self._loads_max, strangers_apart=self._learned.suspicious)):
+        ahead, in_turn, cheap = self._shelf.room_ahead(), True, None
+        for entry in list(self._shelf.may_load(self.loads_max, strangers_apart=self._learned.suspicious)):
+            if not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
+                cheap = self._idle.worths(self._shelf.soon_idle(now)) if cheap is None else cheap
+                patient_until = entry.waiting_since + entry.load_s
+                if cheap and now < patient_until and self._idle.dearer(victim, cheap[0]):
+                    cheap.pop(0)
+                    self._spared_until = min(patient_until, self._spared_until or patient_until)
+                    continue
             while not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
                 ahead.free(self._shelf.entries[victim].size_bytes)
                 commands.append(self._evict(victim))
@@ -304,9 +353,7 @@ class ModelCache:
 
     def _grant(self, entry: Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
         self._idle.remove(entry)
-        entry.leases[ticket] = owner
-        entry.uses += 1
-        entry.granted_last = now
+        self._shelf.lease(entry, ticket, owner, now)
         return Grant(ticket, entry.model_id, start)
 
     def _grant_waiters(self, entry: Entry, now: float, *, just_loaded: bool) -> list[Command]:
@@ -324,7 +371,7 @@ class ModelCache:
         return Reject(ticket, entry.model_id, why, error, retry_after_s)
 
     def _tell_failure(self, entry: Entry, error: object, now: float) -> list[Command]:
-        delay_s = self._learned.failed(entry.model_id, error, now)
+        delay_s = self._learned.failed(entry.model_id, entry.known, error, now)
         return [self._reject(ticket, Why.LOAD_FAILED, error, delay_s) for ticket in list(entry.waiters)]
 
     def _start_draining(self) -> None:

@@ -1,23 +1,41 @@
 """Which idle model to give up first."""
 
 import heapq
+import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class IdleModel:
-    """What a policy may know of a model that nobody uses at the moment."""
+class IdleModel(Protocol):
+    """What a policy may know of a model.
 
-    model_id: str
-    size_bytes: int
-    load_s: float
-    uses: int
+    Attributes:
+        model_id: its id.
+        size_bytes: what it takes; 0 if that is not known.
+        load_s: seconds that its last load took.
+        uses: requests that have used it since it was loaded.
+        log_frequency: base-2 logarithm of its uses, earlier lives included, of which old ones count less; on a scale
+            on which any two models can be compared at any time.
+    """
+
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def load_s(self) -> float: ...
+    @property
+    def uses(self) -> int: ...
+    @property
+    def log_frequency(self) -> float: ...
 
 
 class EvictionPolicy(Protocol):
-    """Orders the idle models. It never sees one that is leased, so it cannot choose one."""
+    """Orders the idle models. It never sees one that is leased, so it cannot choose one.
+
+    A policy that also has `worth(model: IdleModel) -> float`, with larger values for what is better kept, lets a cold
+    model wait a moment for the place of one that is in use and worth clearly less than every idle one.
+    """
 
     def add(self, model: IdleModel) -> None:
         """The model has just become idle."""
@@ -46,35 +64,37 @@ class LRU:
 
 
 class GDSF:
-    """Greedy-Dual-Size-Frequency: the least worth first, by uses x load seconds / bytes, aged.
+    """Greedy-Dual-Size-Frequency: the least worth first, by aged frequency x load seconds / bytes.
 
-    Cherkasova, "Improving WWW proxies performance with Greedy-Dual-Size-Frequency caching policy", HP Labs technical
-    report HPL-98-69R1, 1998. What is evicted sets the clock that later priorities start from, so that what was used
-    often long ago ages. A model of unknown size counts as one byte.
+    After Cherkasova, "Improving WWW proxies performance with Greedy-Dual-Size-Frequency caching policy", HP Labs
+    technical report HPL-98-69R1, 1998. There a clock that evictions advance makes old uses count less; here each use
+    ages by itself (`Known.log_frequency`), and those before an eviction are not forgotten. A model of unknown size
+    counts as one byte.
     """
 
     def __init__(self) -> None:
-        self._clock = 0.0
-        self._priorities: dict[str, float] = {}
+        self._worth: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
-        self._chosen: str | None = None
+
+    def worth(self, model: IdleModel) -> float:
+        """The logarithm, base 2."""
+        return model.log_frequency + math.log2(max(model.load_s, 1e-9) / max(1, model.size_bytes))
 
     def add(self, model: IdleModel) -> None:
-        priority = self._clock + model.uses * model.load_s / max(1, model.size_bytes)
-        self._priorities[model.model_id] = priority
-        heapq.heappush(self._heap, (priority, model.model_id))
+        worth = self._worth[model.model_id] = self.worth(model)
+        if len(self._heap) > 64 + 4 * len(self._worth):
+            self._heap = [(worth, model_id) for model_id, worth in self._worth.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (worth, model.model_id))
 
     def remove(self, model_id: str) -> None:
-        priority = self._priorities.pop(model_id)
-        if model_id == self._chosen:  # asked for a victim, the cache evicts it before it does anything else
-            self._clock = priority
-        self._chosen = None
+        del self._worth[model_id]
 
     def victim(self) -> str | None:
         while self._heap:
-            priority, model_id = self._heap[0]
-            if self._priorities.get(model_id) == priority:
-                self._chosen = model_id
+            worth, model_id = self._heap[0]
+            if self._worth.get(model_id) == worth:
                 return model_id
             heapq.heappop(self._heap)
         return None

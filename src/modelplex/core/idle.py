@@ -2,9 +2,14 @@
 
 import heapq
 import math
+from collections.abc import Callable, Iterable
 
-from modelplex.core.eviction import EvictionPolicy, IdleModel
+from modelplex.core.eviction import EvictionPolicy
 from modelplex.core.shelf import Entry
+
+# By how much more a model has to be worth to be spared for a moment, as a power of two: 1.5 times. Without it, equals
+# would be waited for; at 2 times, a tenth of the loads that it saves are lost again.
+CLEARLY_LOG2 = 0.585
 
 
 class IdleModels:
@@ -18,10 +23,10 @@ class IdleModels:
 
     def __init__(self, policy: EvictionPolicy, min_residency_s: float, ttl_s: float | None) -> None:
         self._policy = policy
+        self._worth: Callable[[Entry], float] | None = getattr(policy, "worth", None)
         self._min_residency_s = min_residency_s
         self._ttl_s = ttl_s
         self._idle: dict[str, Entry] = {}
-        self._offered: set[str] = set()
         self._timers: list[tuple[float, str]] = []
         self._next: dict[str, float] = {}  # the earliest timer of each model
 
@@ -31,17 +36,26 @@ class IdleModels:
         self._idle[entry.model_id] = entry
         if now >= entry.resident_since + self._min_residency_s:
             self._offer(entry)
-        self._set_timer(entry, now)
+        if self._ttl_s is not None or not entry.evictable:
+            self._set_timer(entry)
 
     def remove(self, entry: Entry) -> None:
         """The model is in use again, or is being unloaded. Nothing happens if it was not idle."""
-        if self._idle.pop(entry.model_id, None) is not None and entry.model_id in self._offered:
-            self._offered.remove(entry.model_id)
+        if self._idle.pop(entry.model_id, None) is not None and entry.evictable:
+            entry.evictable = False
             self._policy.remove(entry.model_id)
 
     def victim(self) -> str | None:
         """The model to evict next; None when none may be."""
         return self._policy.victim()
+
+    def worths(self, in_use: Iterable[Entry]) -> list[float]:
+        """What each of these is worth to keep, least first; nothing if the policy has no opinion of models in use."""
+        return [] if self._worth is None else sorted(self._worth(entry) for entry in in_use)
+
+    def dearer(self, victim: str, worth: float) -> bool:
+        """Whether the model is clearly worth more than that."""
+        return self._worth is not None and self._worth(self._idle[victim]) > worth + CLEARLY_LOG2
 
     def offer_all(self) -> None:
         """From now on each idle model may be evicted, however young."""
@@ -68,16 +82,16 @@ class IdleModels:
             if self._ttl_s is not None and now >= _since(entry) + self._ttl_s:
                 overdue.append(model_id)
             else:
-                self._set_timer(entry, now)
+                self._set_timer(entry)
         return overdue
 
     def _offer(self, entry: Entry) -> None:
-        if entry.model_id not in self._offered:
-            self._offered.add(entry.model_id)
-            self._policy.add(IdleModel(entry.model_id, entry.size_bytes, entry.load_s, entry.uses))
+        if not entry.evictable:
+            entry.evictable = True
+            self._policy.add(entry)
 
-    def _set_timer(self, entry: Entry, now: float) -> None:
-        due = [] if entry.model_id in self._offered else [entry.resident_since + self._min_residency_s]
+    def _set_timer(self, entry: Entry) -> None:
+        due = [] if entry.evictable else [entry.resident_since + self._min_residency_s]
         if self._ttl_s is not None:
             due.append(_since(entry) + self._ttl_s)
         # A timer may be left from an earlier life of the model: it does when it comes no later.

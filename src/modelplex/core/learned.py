@@ -1,45 +1,127 @@
-"""What a cache has learned of models: how large they are, which fail to load, and whether ids are being invented."""
+"""What a cache has learned of models: what they take, how much they are used, which fail, whether ids are invented."""
+
+import math
+from dataclasses import dataclass
 
 from modelplex.core.backoff import Backoff
-from modelplex.core.budget import Sizes
 from modelplex.core.failures import Failure, Failures
 
 # After so many failed loads in a row of models that were never loaded, their ids are taken to be invented.
 SUSPICION_FAILURES = 3
 
+# A use counts half after so many further uses of each known model, on average. Less forgets what is popular; more
+# clings to what was: from 2 to 25, the loads of steady and of drifting popularities in the simulator differ by 10%.
+HALF_LIFE_USES = 5
+
+# With few models known, the half-life is that of so many.
+HALF_LIFE_MODELS_MIN = 20
+
+_LN2 = math.log(2)
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What is known of one model: what it takes, and how much it is used.
+
+    Size and load time are those of its last load, or the average of other models before the first. `frequency` counts
+    uses, old ones less; `counted_at` is when it was counted last, in half-lives.
+    """
+
+    size_bytes: int = 0
+    load_s: float = 0.0
+    proven: bool = False  # it has been loaded before, so it exists
+    frequency: float = 0.0
+    counted_at: float = 0.0
+
+    @property
+    def log_frequency(self) -> float:
+        """The frequency's logarithm on a scale that does not change with time: any two can be compared at any time.
+
+        Cormode, Shkapenyuk, Srivastava, Xu, "Forward decay: a practical time decay model for streaming systems", ICDE
+        2009.
+        """
+        return self.counted_at + (math.log2(self.frequency) if self.frequency else 0.0)
+
 
 class Learned:
-    """Kept for as long as the cache, and bounded, since ids come from outside."""
+    """Kept for as long as the cache, and bounded, since ids come from outside.
 
-    def __init__(self, backoff: Backoff) -> None:
-        self._sizes = Sizes()
+    Args:
+        backoff: how long a failed load is remembered.
+        models_max: models that are remembered, those that were loaded last.
+    """
+
+    def __init__(self, backoff: Backoff, models_max: int = 100_000) -> None:
         self._failures = Failures(backoff)
+        self._models_max = models_max
+        self._known: dict[str, Known] = {}
+        self._bytes = 0
+        self._load_s = 0.0
         self._strangers_failed = 0
+        self._half_lives = 0.0  # since the beginning, by uses
+        self._uses = 0.0  # of all models, old ones counting less
 
     @property
     def suspicious(self) -> bool:
         """Whether models that were never loaded keep failing to load."""
         return self._strangers_failed >= SUSPICION_FAILURES
 
-    def knows(self, model_id: str) -> bool:
-        """Whether the model has been loaded before."""
-        return model_id in self._sizes
+    @property
+    def average_bytes(self) -> int:
+        """Of the models that have been loaded; 0 before the first."""
+        return self._bytes // len(self._known) if self._known else 0
 
-    def expected_bytes(self, model_id: str) -> int:
-        """The size of the model when it was loaded last, or the average of the others, or 0."""
-        return self._sizes.expected(model_id)
+    @property
+    def average_load_s(self) -> float:
+        """Of the models that have been loaded; 0 before the first."""
+        return self._load_s / len(self._known) if self._known else 0.0
+
+    def known(self, model_id: str) -> Known | None:
+        """The model, if it has been loaded before."""
+        return self._known.get(model_id)
+
+    def recall(self, model_id: str) -> Known:
+        """What is to be expected of the model."""
+        known = self._known.get(model_id)
+        return known or Known(self.average_bytes, self.average_load_s)
+
+    def used(self, known: Known) -> None:
+        """Somebody wants this model."""
+        step = 1.0 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, len(self._known)))
+        self._half_lives += step
+        known.frequency = self._aged(known) + 1.0
+        known.counted_at = self._half_lives
+        self._uses += 1.0 - self._uses * _LN2 * step
+
+    def share(self, known: Known) -> float:
+        """The part of all uses of late that were of this model."""
+        return self._aged(known) / max(1.0, self._uses)
+
+    def _aged(self, known: Known) -> float:
+        return known.frequency * math.exp2(known.counted_at - self._half_lives)
+
+    def loaded(self, model_id: str, known: Known, size_bytes: int, load_s: float) -> None:
+        """The model was loaded in so many seconds, and turned out to take so many bytes."""
+        if self._known.pop(model_id, None) is known:
+            self._bytes -= known.size_bytes
+            self._load_s -= known.load_s
+        elif not known.proven:
+            self._strangers_failed = 0
+        known.size_bytes, known.load_s, known.proven = size_bytes, load_s, True
+        self._known[model_id] = known
+        self._bytes += size_bytes
+        self._load_s += load_s
+        if len(self._known) > self._models_max:
+            oldest = self._known.pop(next(iter(self._known)))
+            self._bytes -= oldest.size_bytes
+            self._load_s -= oldest.load_s
+        self._failures.forget(model_id)
 
     def recent_failure(self, model_id: str, now: float) -> Failure | None:
         """The failure for which the model is not to be tried again yet."""
         return self._failures.recent(model_id, now)
 
-    def loaded(self, model_id: str, size_bytes: int) -> None:
-        if not self.knows(model_id):
-            self._strangers_failed = 0
-        self._sizes.learn(model_id, size_bytes)
-        self._failures.forget(model_id)
-
-    def failed(self, model_id: str, error: object, now: float) -> float:
+    def failed(self, model_id: str, known: Known, error: object, now: float) -> float:
         """Answers after how many seconds the load may be tried again."""
-        self._strangers_failed += not self.knows(model_id)
+        self._strangers_failed += not known.proven
         return self._failures.add(model_id, error, now)

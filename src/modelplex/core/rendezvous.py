@@ -5,22 +5,35 @@ Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/
 only the models that were first on it.
 """
 
-import heapq
 from collections.abc import Iterable
 from zlib import crc32
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
-def weight(model_id: str, replica_id: str) -> int:
-    """The weight of a replica for a model: 64 bits that look random and are the same everywhere."""
-    mixed = (crc32(model_id.encode()) << 32) | crc32(replica_id.encode())
-    # The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): CRCs alone are linear, so their order would repeat.
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58_476D_1CE4_E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D0_49BB_1331_11EB) & _MASK
-    return mixed ^ (mixed >> 31)
+def point(name: str) -> int:
+    """64 bits for a name, the same everywhere."""
+    data = name.encode()
+    return (crc32(data) << 32) | crc32(data[::-1])
 
 
-def first(model_id: str, replica_ids: Iterable[str], count: int) -> list[str]:
-    """The first `count` replicas in the model's order."""
-    return heapq.nlargest(count, replica_ids, key=lambda replica_id: weight(model_id, replica_id))
+def mix(bits: int) -> int:
+    """64 bits that look random for 64 bits that do not.
+
+    The finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    """
+    bits = ((bits ^ (bits >> 30)) * 0xBF58_476D_1CE4_E5B9) & _MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D0_49BB_1331_11EB) & _MASK
+    return bits ^ (bits >> 31)
+
+
+def weight(model_point: int, replica_point: int) -> int:
+    """The weight of a replica for a model, from the points of their names."""
+    # Points of CRCs alone are linear: without mixing one of them first, orders would repeat.
+    return mix(mix(model_point) ^ replica_point)
+
+
+def order(model_id: str, replica_ids: Iterable[str]) -> list[str]:
+    """The replicas in the model's order."""
+    model_point = point(model_id)
+    return sorted(replica_ids, key=lambda replica_id: weight(model_point, point(replica_id)), reverse=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from modelplex.core.admission import Pending, Slots
+from modelplex.core import rendezvous
+from modelplex.core.admission import UNLIMITED, Pending, Slots
 
 
 @dataclass(slots=True)
@@ -14,13 +15,13 @@ class Residence:
     """
 
     loaded: bool = False
-    loading_since: float | None = None
+    loading: bool = False
     bookings: int = 0
 
     @property
     def told(self) -> bool:
         """Whether the replica itself has said that it holds or loads the model."""
-        return self.loaded or self.loading_since is not None
+        return self.loaded or self.loading
 
 
 @dataclass(slots=True)
@@ -36,25 +37,53 @@ class Flight:
 class ReplicaView:
     """One replica as a router sees it: what it has said, and what has been sent to it since.
 
-    `room` is how many models it said it could load without evicting one; None means any number.
+    Args:
+        replica_id: its name.
+        max_ongoing: requests that may run there at a time.
+        room: how many models it said it could load without evicting one; None for any number.
+        now: of any clock that does not go backwards.
+        loads_max: loads that it runs at a time.
+        harm_s: what it said its next eviction would cost (`ModelCache.harm_s`).
     """
 
-    def __init__(self, replica_id: str, max_ongoing: int, room: int | None, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        replica_id: str,
+        max_ongoing: int,
+        room: int | None,
+        now: float = 0.0,
+        *,
+        loads_max: int = UNLIMITED,
+        harm_s: float = 0.0,
+    ) -> None:
         self.replica_id = replica_id
+        self.point = rendezvous.point(replica_id)
         self.slots = Slots(max_ongoing)
         self.models: dict[str, Residence] = {}
         self.flights: dict[int, Flight] = {}
-        self.loads = 0  # that it is running
+        self.loading: dict[str, float] = {}  # models that it loads, and since when
         self.queued = 0  # requests that wait for it
         self.slot_freed = now  # when a request was last known to have ended there
         self.sent_last = 0  # number of the request that was sent here last
         self._room = room
+        self._harm_s = harm_s
+        self._loads_max = loads_max
         self._untold = 0  # models booked here of which the replica has not spoken
+
+    @property
+    def busy(self) -> float:
+        """The part of its slots that is taken."""
+        return 1.0 - self.slots.free / self.slots.limit
 
     @property
     def has_room(self) -> bool:
         """Whether one more model can be loaded without evicting one, as far as is known."""
         return self._room is None or self._room > self._untold
+
+    def fits(self, model_id: str) -> bool:
+        """Whether a model that is booked here is expected to need no eviction: it is here, or there is room for it."""
+        residence = self.models.get(model_id)
+        return residence is not None and (residence.told or (self._room is not None and self._untold <= self._room))
 
     def has_loaded(self, model_id: str) -> bool:
         residence = self.models.get(model_id)
@@ -62,44 +91,67 @@ class ReplicaView:
 
     def load_elapsed_s(self, model_id: str, now: float) -> float:
         """How long the replica has been loading the model; 0 when it does not, or has not said so yet."""
-        residence = self.models.get(model_id)
-        return now - residence.loading_since if residence is not None and residence.loading_since is not None else 0.0
+        return now - self.loading.get(model_id, now)
 
-    def book(self, model_id: str) -> None:
-        """Record a request for the model at the moment of the decision."""
-        residence = self.models.get(model_id)
-        if residence is None:
-            residence = self.models[model_id] = Residence()
-            self._untold += 1
-        residence.bookings += 1
+    @property
+    def harm_s(self) -> float:
+        """What one more eviction costs (`ModelCache.harm_s`); those for what is booked here come before it."""
+        return self._harm_s * (1 + self._untold)
 
-    def unbook(self, model_id: str) -> None:
-        """The request is over, or goes elsewhere."""
+    @property
+    def backlog(self) -> float:
+        """By how many loads one more would be delayed, by the limit of those that run at a time."""
+        if self._loads_max == UNLIMITED:
+            return 0.0
+        return max(0, len(self.loading) + self._untold + 1 - self._loads_max) / self._loads_max
+
+    def book(self, model_id: str) -> bool:
+        """Record a request for the model at the moment of the decision. Answers whether the model is new here."""
+        residence = self.models.get(model_id)
+        if residence is not None:
+            residence.bookings += 1
+            return False
+        self.models[model_id] = Residence(bookings=1)
+        self._untold += 1
+        return True
+
+    def unbook(self, model_id: str) -> bool:
+        """The request is over, or goes elsewhere. Answers whether the model is now gone from here."""
         residence = self.models[model_id]
         residence.bookings -= 1
-        if not residence.bookings and not residence.told:
-            self._untold -= 1
-            del self.models[model_id]
+        if residence.bookings or residence.told:
+            return False
+        self._untold -= 1
+        del self.models[model_id]
+        return True
 
     def told_room(self, room: int | None) -> None:
         self._room = room
 
+    def told_harm(self, harm_s: float) -> None:
+        self._harm_s = harm_s
+
     def told_loading(self, model_id: str, now: float) -> None:
         residence = self._told(model_id)
-        self.loads += residence.loading_since is None
-        residence.loading_since, residence.loaded = now, False
+        residence.loading, residence.loaded = True, False
+        self.loading[model_id] = now
+
+    def told_coming(self, model_id: str, now: float) -> None:
+        """It holds the model, or loads it, or is about to: what it had said before stands."""
+        if not self.models[model_id].told:
+            self.told_loading(model_id, now)
 
     def told_loaded(self, model_id: str) -> None:
         residence = self._told(model_id)
-        self.loads -= residence.loading_since is not None
-        residence.loading_since, residence.loaded = None, True
+        residence.loading, residence.loaded = False, True
+        self.loading.pop(model_id, None)
 
     def told_gone(self, model_id: str) -> None:
         residence = self.models.get(model_id)
         if residence is None or not residence.told:
             return
-        self.loads -= residence.loading_since is not None
-        residence.loading_since, residence.loaded = None, False
+        residence.loading, residence.loaded = False, False
+        self.loading.pop(model_id, None)
         if residence.bookings:
             self._untold += 1
         else:

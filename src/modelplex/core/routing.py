@@ -7,8 +7,9 @@ For a request that names a model, in this order:
 
 1. Among the replicas that hold or load the model (or are booked to), the one that is expected to begin soonest.
 2. When that one has to be waited for, and waiting costs clearly more than loading elsewhere, the best of the others.
-3. When nobody holds it, the others: those with room for one more model before those that must evict, and among equals
-   the first in the model's rendezvous order.
+3. When nobody holds it, a few of the others, the same in every router: those with room for one more model before those
+   that must evict, of these the one whose eviction does least harm, and among equals the first in the model's
+   rendezvous order.
 
 A request without a model goes to the replica with the most free slots. A request whose replica has no free slot waits
 here, in that replica's line, so that it can still go elsewhere: it is looked at again when a slot comes free anywhere
@@ -18,44 +19,17 @@ taken. Lines are served in the order of arrival.
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum
 
-from modelplex.core.admission import Pending, WaitingRoom
+from modelplex.core.admission import UNLIMITED, Pending, WaitingRoom
+from modelplex.core.dispatch import Command, Dispatch, Prefetch, Reject, Send, Why
 from modelplex.core.estimates import Estimates
 from modelplex.core.placement import Fleet
-from modelplex.core.residency import Flight, ReplicaView
+from modelplex.core.residency import ReplicaView
+
+__all__ = ["LOSSES_MAX", "Command", "Prefetch", "Reject", "Router", "Send", "Why"]
 
 # A request is given up when so many replicas have died with it, since one that kills its replica would kill them all.
 LOSSES_MAX = 5
-
-
-class Why(Enum):
-    """Why a request was rejected."""
-
-    QUEUE_FULL = "queue full"
-    DEADLINE = "deadline"
-    NO_REPLICA = "no replica"
-    REPLICA_LOST = "replica lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send the request to this replica."""
-
-    number: int
-    replica_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """The request is over; it will not be sent (again)."""
-
-    number: int
-    why: Why
-
-
-Command = Send | Reject
 
 
 class Router:
@@ -71,9 +45,8 @@ class Router:
 
     def __init__(self, queued_max: int, no_replica_wait_s: float, estimates: Estimates) -> None:
         self._waiting = WaitingRoom(queued_max)
-        self._no_replica_wait_s = no_replica_wait_s
         self._fleet = Fleet(estimates)
-        self._flights: dict[int, Flight] = {}
+        self._dispatch = Dispatch(self._waiting, self._fleet, no_replica_wait_s)
         self._numbers = itertools.count(1)
 
     @property
@@ -95,44 +68,84 @@ class Router:
         """A name for the next request."""
         return next(self._numbers)
 
-    def submit(self, number: int, model_id: str, now: float, deadline: float | None = None) -> list[Command]:
-        """A new request; `model_id` is empty when it names no model."""
-        pending = Pending(number, model_id, deadline)
+    def submit(
+        self,
+        number: int,
+        model_id: str,
+        now: float,
+        deadline: float | None = None,
+        cold_deadline: float | None = None,
+    ) -> list[Command]:
+        """A new request; `model_id` is empty when it names no model.
+
+        It is given up at its `deadline`, and at its `cold_deadline` if its model is loaded nowhere by then.
+        """
+        pending = Pending(number, model_id, deadline, cold_deadline)
         full = self._waiting.full
-        commands = self._place(pending, now)
+        commands = self._dispatch.place(pending, now)
         if full and not commands:
-            self._withdraw(pending)
+            self._dispatch.withdraw(pending)
             return [Reject(number, Why.QUEUE_FULL)]
         return commands
 
     def answered(self, number: int) -> None:
         """The first byte of the answer has come: the request can no longer be sent again."""
-        self._flights[number].answered = True
+        self._dispatch.flights[number].answered = True
 
-    def finish(self, number: int, now: float, load_s: float = 0.0, ongoing: int | None = None) -> list[Command]:
-        """The request is over, however it ended. `load_s` is the part of its time that it waited for its model."""
-        flight = self._flights[number]
+    def finish(
+        self,
+        number: int,
+        now: float,
+        load_s: float = 0.0,
+        ongoing: int | None = None,
+        harm_s: float | None = None,
+        *,
+        holds: bool = False,
+    ) -> list[Command]:
+        """The request is over, however it ended. `load_s` is the part of its time that it waited for its model.
+
+        `ongoing`, `harm_s` and whether it `holds` the model are what its replica said with the answer, if it did.
+        """
+        flight = self._dispatch.flights[number]
         if flight.answered:
             self._fleet.estimates.saw_service(max(0.0, now - flight.sent - load_s))
-        self._land(flight)
+        if holds:
+            flight.view.told_loaded(flight.pending.model_id)
+        self._dispatch.land(flight)
         flight.view.slot_freed = now
         if ongoing is not None:
-            flight.view.slots.told(ongoing)
-        return self._serve(flight.view, now)
+            self._fleet.told_ongoing(flight.view, ongoing, now)
+        if harm_s is not None:
+            flight.view.told_harm(harm_s)
+        self._fleet.freed(flight.view)
+        return self._dispatch.serve(flight.view, now)
 
-    def refused(self, number: int, ongoing: int, now: float) -> list[Command]:
-        """The replica had no slot for it after all."""
-        flight = self._flights[number]
-        self._land(flight)
-        flight.view.slots.told(ongoing)
-        return self._place(flight.pending, now)
+    def refused(
+        self, number: int, ongoing: int, now: float, *, no_room: bool = False, holds: bool = False
+    ) -> list[Command]:
+        """The replica had no slot for it after all, or `no_room` for a model that was expected to need no eviction.
+
+        If it `holds` the model, or is about to load it, that is known here from now on.
+        """
+        flight = self._dispatch.flights[number]
+        if holds:
+            flight.view.told_coming(flight.pending.model_id, now)
+        elif no_room:
+            flight.view.told_room(0)
+            flight.view.told_gone(flight.pending.model_id)
+            self._fleet.index(flight.view, flight.pending.model_id)
+        self._dispatch.land(flight)
+        self._fleet.told_ongoing(flight.view, ongoing, now)
+        if not flight.view.slots.free:
+            flight.view.slot_freed = max(flight.view.slot_freed, flight.sent)  # it was taken to have one until then
+        return self._dispatch.place(flight.pending, now)
 
     def cancel(self, number: int, now: float) -> list[Command]:
         """The caller has gone away."""
-        if number in self._flights:
+        if number in self._dispatch.flights:
             return self.finish(number, now)
         if (pending := self._waiting.get(number)) is not None:
-            self._withdraw(pending)
+            self._dispatch.withdraw(pending)
         return []
 
     def tick(self, now: float) -> list[Command]:
@@ -140,13 +153,15 @@ class Router:
         commands: list[Command] = []
         for pending in self._waiting.due(now):
             if pending.deadline is not None and now >= pending.deadline:
-                self._withdraw(pending)
+                self._dispatch.withdraw(pending)
                 commands.append(Reject(pending.number, Why.DEADLINE))
+            elif (too_cold := self._dispatch.too_cold(pending, now)) is not None:
+                commands += too_cold
             elif not self._fleet.views:
-                self._withdraw(pending)
+                self._dispatch.withdraw(pending)
                 commands.append(Reject(pending.number, Why.NO_REPLICA))
             else:
-                commands += self._replace(pending, now)
+                commands += self._dispatch.replace(pending, now)
         return commands
 
     # Inputs about replicas
@@ -160,149 +175,84 @@ class Router:
         loading: Iterable[str],
         now: float,
         ongoing: int = 0,
+        *,
+        loads_max: int = UNLIMITED,
+        harm_s: float = 0.0,
     ) -> list[Command]:
-        """A replica can be sent requests; what it holds, loads and runs at this moment."""
-        view = ReplicaView(replica_id, max_ongoing, room, now)
-        view.slots.told(ongoing)
+        """A replica can be sent requests; what it holds, loads and runs at this moment.
+
+        `room`, here and below, is how many models it could load without evicting one, `harm_s` what its next eviction
+        would cost (`ModelCache.harm_s`).
+        """
+        view = ReplicaView(replica_id, max_ongoing, room, now, loads_max=loads_max, harm_s=harm_s)
+        self._fleet.told_ongoing(view, ongoing, now)
         for model_id in loaded:
             view.told_loaded(model_id)
         for model_id in loading:
             view.told_loading(model_id, now)
         self._fleet.join(view)
-        return self._place_all(self._withdraw_line(None), now) + self._serve(view, now)
+        return self._dispatch.place_all(self._dispatch.withdraw_line(None), now) + self._dispatch.serve(view, now)
 
     def replica_retiring(self, replica_id: str, now: float) -> list[Command]:
         """A replica takes no new requests; what runs there may end."""
-        return self._place_all(self._strand(replica_id), now)
+        return self._dispatch.place_all(self._dispatch.strand(replica_id), now)
 
     def replica_down(self, replica_id: str, now: float) -> list[Command]:
         """A replica is gone. What ran there goes elsewhere, unless its answer had begun or it was tried too often."""
         commands: list[Command] = []
-        stranded = self._strand(replica_id)
-        for flight in [f for f in self._flights.values() if f.view.replica_id == replica_id]:
-            self._land(flight)
+        stranded = self._dispatch.strand(replica_id)
+        for flight in [f for f in self._dispatch.flights.values() if f.view.replica_id == replica_id]:
+            self._dispatch.land(flight)
             flight.pending.losses += 1
             if flight.answered or flight.pending.losses >= LOSSES_MAX:
                 commands.append(Reject(flight.pending.number, Why.REPLICA_LOST))
             else:
                 stranded.append(flight.pending)
-        return commands + self._place_all(stranded, now)
+        return commands + self._dispatch.place_all(stranded, now)
 
-    def model_loading(self, replica_id: str, model_id: str, room: int | None, now: float) -> list[Command]:
+    def model_loading(
+        self, replica_id: str, model_id: str, room: int | None, now: float, harm_s: float = 0.0
+    ) -> list[Command]:
         if (view := self._fleet.views.get(replica_id)) is not None:
             view.told_room(room)
+            view.told_harm(harm_s)
             view.told_loading(model_id, now)
             self._fleet.index(view, model_id)
+            return self._dispatch.follow(model_id, now)
         return []
 
     def model_loaded(
-        self, replica_id: str, model_id: str, room: int | None, load_s: float, now: float
+        self, replica_id: str, model_id: str, room: int | None, load_s: float, now: float, harm_s: float = 0.0
     ) -> list[Command]:
         self._fleet.estimates.saw_load(model_id, load_s)
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
         view.told_room(room)
+        view.told_harm(harm_s)
         view.told_loaded(model_id)
         self._fleet.index(view, model_id)
-        return self._serve(view, now)
+        return self._dispatch.follow(model_id, now) + self._dispatch.serve(view, now)
 
-    def model_gone(self, replica_id: str, model_id: str, room: int | None, now: float) -> list[Command]:
+    def model_gone(
+        self, replica_id: str, model_id: str, room: int | None, now: float, harm_s: float = 0.0
+    ) -> list[Command]:
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
         view.told_room(room)
+        view.told_harm(harm_s)
         view.told_gone(model_id)
         self._fleet.index(view, model_id)
         commands: list[Command] = []
         for pending in sorted(self._waiting.of_model(model_id), key=lambda p: p.number):
             if pending.line == replica_id:
-                commands += self._replace(pending, now)
+                commands += self._dispatch.replace(pending, now)
         return commands
 
     def told_ongoing(self, replica_id: str, ongoing: int, now: float) -> list[Command]:
         """A replica has said how many requests run on it."""
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
-        view.slots.told(ongoing)
+        self._fleet.told_ongoing(view, ongoing, now)
         view.slot_freed = now
-        return self._serve(view, now)
-
-    # Decisions
-
-    def _place(self, pending: Pending, now: float) -> list[Command]:
-        """Send the request, or let it wait where it is expected to be served first."""
-        view = self._fleet.choose(pending.model_id, now)
-        if view is not None and view.slots.free:
-            return [self._send(pending, view, now)]
-        if view is None:
-            self._waiting.add(pending, None, now + self._no_replica_wait_s)
-        elif not pending.model_id:
-            self._waiting.add(pending, None, None)
-        else:
-            self._fleet.book(view, pending.model_id)
-            view.queued += 1
-            self._waiting.add(pending, view.replica_id, now + self._fleet.patience_s(pending.model_id))
-        return []
-
-    def _replace(self, pending: Pending, now: float) -> list[Command]:
-        self._withdraw(pending)
-        return self._place(pending, now)
-
-    def _place_all(self, homeless: Iterable[Pending], now: float) -> list[Command]:
-        """Place requests that wait nowhere and run nowhere, in the order of their arrival."""
-        commands: list[Command] = []
-        for pending in sorted(homeless, key=lambda p: p.number):
-            commands += self._place(pending, now)
-        return commands
-
-    # Bookkeeping
-
-    def _strand(self, replica_id: str) -> list[Pending]:
-        """Choose the replica no more, and take out those who now wait for something else."""
-        if replica_id not in self._fleet.views:
-            return []
-        self._fleet.leave(replica_id)
-        # Without any replica, the common line waits no longer for a slot but for a replica, and from now on.
-        common = [] if self._fleet.views else self._withdraw_line(None)
-        return self._withdraw_line(replica_id) + common
-
-    def _withdraw_line(self, line: str | None) -> list[Pending]:
-        waiting = self._waiting.all_in(line)
-        for pending in waiting:
-            self._withdraw(pending)
-        return waiting
-
-    def _serve(self, view: ReplicaView, now: float) -> list[Command]:
-        """Fill the free slots of a replica from those who wait."""
-        commands: list[Command] = []
-        while (
-            view.replica_id in self._fleet.views and view.slots.free and (pending := self._next_for(view)) is not None
-        ):
-            self._withdraw(pending)
-            commands.append(self._send(pending, view, now))
-        return commands
-
-    def _next_for(self, view: ReplicaView) -> Pending | None:
-        """The oldest request of the replica's line and the common one, else of any line for a model it has loaded."""
-        firsts = [p for p in (self._waiting.first(view.replica_id), self._waiting.first(None)) if p is not None]
-        if not firsts:
-            shared = [model_id for model_id in self._waiting.models if view.has_loaded(model_id)]
-            firsts = [p for model_id in shared for p in self._waiting.of_model(model_id)]
-        return min(firsts, key=lambda p: p.number, default=None)
-
-    def _send(self, pending: Pending, view: ReplicaView, now: float) -> Send:
-        view.slots.take()
-        view.sent_last = pending.number
-        self._fleet.book(view, pending.model_id)
-        self._flights[pending.number] = view.flights[pending.number] = Flight(pending, view, now)
-        return Send(pending.number, view.replica_id)
-
-    def _land(self, flight: Flight) -> None:
-        del self._flights[flight.pending.number], flight.view.flights[flight.pending.number]
-        flight.view.slots.give_back()
-        self._fleet.unbook(flight.view, flight.pending.model_id)
-
-    def _withdraw(self, pending: Pending) -> None:
-        self._waiting.remove(pending)
-        if pending.line is not None and (view := self._fleet.views.get(pending.line)) is not None:
-            view.queued -= 1
-            self._fleet.unbook(view, pending.model_id)
+        self._fleet.freed(view)
+        return self._dispatch.serve(view, now)

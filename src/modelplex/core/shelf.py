@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from modelplex.core.budget import UNLIMITED, Room
+from modelplex.core.learned import Known
 
 
 class Phase(Enum):
@@ -34,18 +35,27 @@ class Entry:
 
     model_id: str
     size_bytes: int  # expected until it is loaded, then its own
-    proven: bool  # it has been loaded before, so it exists
+    known: Known = field(default_factory=Known)
     phase: Phase | None = None
     waiters: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner, in order of arrival
     leases: dict[int, Hashable] = field(default_factory=dict)  # ticket -> owner
     opener: int | None = None  # the ticket that asked for the load
     overtaken: int = 0  # grants of resident models while this one was the first to wait for room
+    waiting_since: float = 0.0
     load_started: float = 0.0
-    load_s: float = 0.0
     resident_since: float = 0.0
     idle_since: float | None = None
+    evictable: bool = False  # it is idle, and old enough
     uses: int = 0
     granted_last: float = 0.0
+
+    @property
+    def load_s(self) -> float:
+        return self.known.load_s
+
+    @property
+    def log_frequency(self) -> float:
+        return self.known.log_frequency
 
 
 class Shelf:
@@ -56,13 +66,14 @@ class Shelf:
         self.entries: dict[str, Entry] = {}
         self.queue: OrderedDict[str, Entry] = OrderedDict()  # those that wait for room, oldest first
         self.settling: OrderedDict[str, Entry] = OrderedDict()
+        self.in_use: dict[str, Entry] = {}  # those that load or are leased
         self.loading = 0
         self.unproven_loading = 0
         self._leaving = replace(room)  # taken by what is being unloaded
 
-    def add(self, model_id: str, size_bytes: int, *, proven: bool) -> Entry:
+    def add(self, model_id: str, known: Known, now: float) -> Entry:
         """A model that waits for room from now on."""
-        entry = self.entries[model_id] = Entry(model_id, self._at_most_all(size_bytes), proven)
+        entry = self.entries[model_id] = Entry(model_id, self._at_most_all(known.size_bytes), known, waiting_since=now)
         self.move(entry, Phase.WAITING)
         return entry
 
@@ -116,10 +127,14 @@ class Shelf:
         for entry in self.queue.values():
             if loads <= 0:
                 return
-            if entry.proven or strangers > 0:
+            if entry.known.proven or strangers > 0:
                 loads -= 1
-                strangers -= not entry.proven
+                strangers -= not entry.known.proven
                 yield entry
+
+    def soon_idle(self, now: float) -> list[Entry]:
+        """Models in use that will probably be idle soon: those that load, or were granted no longer ago than a load."""
+        return [e for e in self.in_use.values() if not e.leases or now - e.granted_last < e.load_s]
 
     def longest_granted(self) -> Entry | None:
         """Of the models in use that can run dry, the one that was granted longest ago."""
@@ -136,13 +151,16 @@ class Shelf:
         elif went and not came:
             self.room.free(entry.size_bytes)
         if to is Phase.UNLOADING:
-            entry.proven = True
             self._leaving.take(entry.size_bytes)
         elif entry.phase is Phase.UNLOADING:
             self._leaving.free(entry.size_bytes)
+        if to is Phase.LOADING:
+            self.in_use[entry.model_id] = entry
+        elif to is not Phase.SETTLING:
+            self.in_use.pop(entry.model_id, None)
         change = (to is Phase.LOADING) - (entry.phase is Phase.LOADING)
         self.loading += change
-        self.unproven_loading += change * (not entry.proven)
+        self.unproven_loading += change * (not entry.known.proven)
         for phase, line in ((Phase.WAITING, self.queue), (Phase.SETTLING, self.settling)):
             if to is phase:
                 line[entry.model_id] = entry
@@ -152,6 +170,17 @@ class Shelf:
         entry.phase = to
         if to is None:
             del self.entries[entry.model_id]
+
+    def lease(self, entry: Entry, ticket: int, owner: Hashable, now: float) -> None:
+        entry.leases[ticket] = owner
+        entry.uses += 1
+        entry.granted_last = now
+        self.in_use[entry.model_id] = entry
+
+    def end_lease(self, entry: Entry, ticket: int) -> None:
+        del entry.leases[ticket]
+        if not entry.leases:
+            del self.in_use[entry.model_id]
 
     def drop_waiter(self, entry: Entry, ticket: int) -> None:
         """One who waits has left; a model that nobody waits for any more needs no room."""

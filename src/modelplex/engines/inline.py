@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
@@ -18,7 +19,9 @@ class InlineProcess:
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[str] = loop.create_future()
+        self.heard: Callable[[Message], None] = lambda message: None
         self.replica = Replica(spec)
+        self.replica.leaks.follow(lambda report: self.heard(report))
         self._links: list[MemoryLink] = []
         self._life = loop.create_task(self._live())
         self._stop: asyncio.Future[float] = loop.create_future()

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,7 @@ class LocalProcess:
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[str] = loop.create_future()
+        self.heard: Callable[[Message], None] = lambda message: None
         self.pid = 0
         self._address = address
         self._child: asyncio.subprocess.Process | None = None
@@ -86,6 +88,8 @@ class LocalProcess:
             case messages.StartFailed(text) if not self.started.done():
                 self.started.set_exception(errors.DeploymentFailedError(text))
                 self.started.exception()
+            case _:
+                self.heard(message)
 
     def lost(self, link: Link) -> None:
         """The child is ending, or has; its exit says so."""

@@ -21,6 +21,7 @@ from modelplex.status import (
     ApplicationStatus,
     DeploymentState,
     DeploymentStatus,
+    ReplicaLeaks,
     ServeStatus,
 )
 from modelplex.wire import messages
@@ -60,6 +61,7 @@ class Controller:
         self._directory = directory
         self._apps: dict[str, _App] = {}
         self._sets: set[ProcessSet] = set()  # all that have not been stopped yet
+        self._leaks: dict[str, messages.Leaks] = {}  # by replica
         self._proxies: ProcessSet | None = None
 
     def start_proxies(self, options: config.HTTPOptions, listener: socket.socket) -> None:
@@ -71,7 +73,7 @@ class Controller:
             process.send(self._table())
             return f"proxy#{tag}", process
 
-        self._proxies = ProcessSet("The HTTP proxy", 1, start, lambda: None, PROXY_STARTS_MAX)
+        self._proxies = ProcessSet("The HTTP proxy", options.num_proxies, start, lambda: None, PROXY_STARTS_MAX)
         self._sets.add(self._proxies)
 
     async def deploy(self, name: str, nodes: list[Node], route_prefix: str | None) -> None:
@@ -130,7 +132,7 @@ class Controller:
 
     def status(self) -> ServeStatus:
         proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
-        return ServeStatus(proxies, {app.name: _status(app) for app in self._apps.values()})
+        return ServeStatus(proxies, {app.name: _status(app, self._leaks) for app in self._apps.values()})
 
     def _check_route(self, name: str, route_prefix: str | None) -> None:
         taken = [a.name for a in self._apps.values() if a.name != name and a.route_prefix == route_prefix is not None]
@@ -143,15 +145,29 @@ class Controller:
 
         async def start() -> tuple[str, Process]:
             spec = ReplicaSpec(app_name, _tag(), options, definition)
+            replica_id = spec.context.replica_id
             process = await self._engine.start_replica(spec)
+            process.heard = lambda message: self._heard(replicas, options, replica_id, message)
+            process.exited.add_done_callback(lambda _: self._leaks.pop(replica_id, None))
             process.send(self._table())
-            return spec.context.replica_id, process
+            return replica_id, process
 
         failed_starts_max = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * options.num_replicas))
         title = f"{app_name}_{options.name}"
         replicas = ProcessSet(title, options.num_replicas, start, self._publish, failed_starts_max)
         self._sets.add(replicas)
         return replicas
+
+    def _heard(
+        self, replicas: ProcessSet, options: config.DeploymentConfig, replica_id: str, message: messages.Message
+    ) -> None:
+        if not isinstance(message, messages.Leaks):
+            return
+        self._leaks[replica_id] = message
+        limit = options.max_leaked_bytes
+        if isinstance(limit, int) and message.leaked_bytes > limit:
+            why = f"has leaked {message.leaked_bytes} bytes, more than max_leaked_bytes={limit}"
+            replicas.replace(replica_id, options.graceful_shutdown_timeout_s, why)
 
     async def _stop_replicas(self, app: _App) -> None:
         # Callers before those they call, so that what runs can still reach what it needs.
@@ -190,15 +206,21 @@ def _tag() -> str:
     return "".join(secrets.choice(_TAG_LETTERS) for _ in range(6))
 
 
-def _status(app: _App) -> ApplicationStatus:
+def _status(app: _App, leaks: dict[str, messages.Leaks]) -> ApplicationStatus:
     deployments = {}
     for name, replicas in app.replicas.items():
         running = len(replicas.running)
         state = DeploymentState.HEALTHY if running >= replicas.count else DeploymentState.UPDATING
         if replicas.message:
             state = DeploymentState.UNHEALTHY
-        states = {"RUNNING": running, "STARTING": replicas.count - running}
-        deployments[name] = DeploymentStatus(state, {k: v for k, v in states.items() if v}, replicas.message)
+        # While one is replaced, there is one more than are wanted.
+        states = {"RUNNING": running, "STARTING": max(0, replicas.count - running)}
+        leaking = {
+            i: ReplicaLeaks(leaks[i].leaked_bytes, dict(leaks[i].models))
+            for i in replicas.running
+            if i in leaks and leaks[i].leaked_bytes
+        }
+        deployments[name] = DeploymentStatus(state, {k: v for k, v in states.items() if v}, replicas.message, leaking)
     state_of_app = app.state
     if state_of_app is ApplicationState.RUNNING and not all(r.running for r in app.replicas.values()):
         state_of_app = ApplicationState.UNHEALTHY

@@ -69,6 +69,7 @@ class Directory:
             method_name=call.method_name,
             model_id=call.model_id,
             more=False,
+            max_cold_wait_s=call.max_cold_wait_s,
         )
         await router.met()
         exchange = router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))

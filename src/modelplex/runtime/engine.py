@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from modelplex.config import HTTPOptions
@@ -16,10 +17,12 @@ class Process(Protocol):
     Attributes:
         started: its address, when it can be sent requests; `DeploymentFailedError` if it could not start.
         exited: how it ended, in words, when it has.
+        heard: called with what else the process says; to be set by whoever wants to know.
     """
 
     started: "asyncio.Future[str]"
     exited: "asyncio.Future[str]"
+    heard: Callable[[Message], None]
 
     def send(self, message: Message) -> None:
         """Tell it the table, or to stop. Nothing happens when it has ended."""

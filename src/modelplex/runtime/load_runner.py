@@ -10,6 +10,7 @@ from typing import Any
 from modelplex import errors
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
+from modelplex.runtime.destroy import destroy
 from modelplex.runtime.sizes import process_bytes, told_bytes
 from modelplex.runtime.threads import in_thread
 
@@ -30,8 +31,10 @@ class LoadRunner:
         self._threads = threads
         self._running = 0
 
-    async def run(self, model_id: str, overdue: Callable[[str, Exception], None]) -> tuple[Any, int]:
-        """The model and its size in bytes. Raises what the loader raises.
+    async def run(self, model_id: str, overdue: Callable[[str, Exception], None]) -> tuple[Any, int, int | None]:
+        """The model, its size in bytes, and by how many the process grew. Raises what the loader raises.
+
+        The size is 0 if nobody needs it, the growth None if other models were loaded meanwhile.
 
         A plain loader that takes too long cannot be stopped: `overdue` is told so, and it is waited for.
         """
@@ -43,12 +46,14 @@ class LoadRunner:
             alone = alone and self._running == 1
         finally:
             self._running -= 1
+        grown_bytes = max(0, process_bytes() - before) if alone else None
         if options.size_of is not None:
-            return model, max(0, int(options.size_of(model)))
-        if options.bytes_max == UNLIMITED and options.eviction == "lru":
-            return model, 0  # nobody asks
-        # What the process has grown by says nothing when other models were loaded meanwhile.
-        return model, told_bytes(model) or (max(0, process_bytes() - before) if alone else 0)
+            size_bytes = max(0, int(options.size_of(model)))
+        elif options.bytes_max == UNLIMITED and options.eviction == "lru":
+            size_bytes = 0
+        else:
+            size_bytes = told_bytes(model) or grown_bytes or 0
+        return model, size_bytes, grown_bytes
 
     async def _run(self, model_id: str, overdue: Callable[[str, Exception], None]) -> Any:
         args = (self._owner, model_id) if self._loader.is_method else (model_id,)
@@ -70,6 +75,17 @@ class LoadRunner:
                 raise
             raise RuntimeError("the loader was cancelled by its own code") from error
         return model
+
+    async def unload(self, model_id: str, models: dict[str, Any]) -> None:
+        """Take a model from its cache, run the hook and then the destructor, and drop the last reference to it."""
+        model = models.pop(model_id)
+        try:
+            if self._options.on_unload is not None:
+                await self.call(self._options.on_unload, model_id, model)
+        finally:
+            # A loader may answer several ids with one object; it ends with the last of them.
+            if not any(other is model for other in models.values()):
+                await destroy(model, self._threads)
 
     async def exists(self, model_id: str) -> bool:
         """What `model_exists` says, or True if there is no such hook."""
@@ -96,6 +112,18 @@ class LoadRunner:
             return errors.ModelUnavailableError(text, retry_after_s=retry_after_s)
         text = f"Model '{model_id}' failed to load ({name}); the log has the details."
         return errors.ModelLoadError(text, retry_after_s=retry_after_s)
+
+
+def without_traceback(error: BaseException) -> None:
+    """Drop the tracebacks of an error that is kept: they hold all that the loader had in hand when it failed."""
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        if (part := todo.pop()) is not None and id(part) not in seen:
+            seen.add(id(part))
+            BaseException.with_traceback(part, None)  # setting the attribute is what a user's class may forbid
+            todo += [part.__cause__, part.__context__]
+            todo += part.exceptions if isinstance(part, BaseExceptionGroup) else []
 
 
 async def _within(loading: Any, timeout_s: float | None, late: Exception) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 import logging
 import time
@@ -13,8 +14,8 @@ from modelplex import config, context, errors
 from modelplex.core import cache
 from modelplex.core.backoff import Backoff
 from modelplex.multiplex import Loader
-from modelplex.runtime.destroy import destroy
-from modelplex.runtime.load_runner import LoadRunner
+from modelplex.runtime.leaks import LeakWatch
+from modelplex.runtime.load_runner import LoadRunner, without_traceback
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,17 @@ class ModelHost:
         owner: the instance that its method is called on; None for a function.
         threads: where plain `def` loaders and destructors run.
         publish: told of every load and unload, of a load before it begins.
+        leaks: watches what is unloaded; the replica's, or one of its own.
     """
 
-    def __init__(self, loader: Loader, owner: object, threads: ThreadPoolExecutor, publish: Publisher) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        owner: object,
+        threads: ThreadPoolExecutor,
+        publish: Publisher,
+        leaks: LeakWatch | None = None,
+    ) -> None:
         self._loader = loader
         self._owner = owner
         self._threads = threads
@@ -69,6 +78,12 @@ class ModelHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._pinned: list[int] = []  # leases that end with the host
+        # Of no request: a timer would hold the variables of the one that set it, and with them perhaps a model.
+        self._context = contextvars.Context()
+        if context.in_replica():
+            self._context.run(context.set_replica, context.replica())
+        self._leaks = leaks or LeakWatch()
+        self._leaks.watch(self._models)
 
     async def start(self) -> None:
         """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
@@ -114,17 +129,37 @@ class ModelHost:
         self.used = True
         if model_id not in self._models and not await self._runner.exists(model_id):
             raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
-        ticket, answer = next(self._tickets), self._loop.create_future()
-        self._answers[ticket] = answer
-        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
+        ticket, answer = self._ask(model_id, request)
         try:
+            if request is not None and request.cold_deadline is not None:
+                await self._wait_for_cold(model_id, answer, request.cold_deadline)
             return ticket, await answer
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, errors.ModelColdError):
             # The answer may have come in the same turn of the loop as the cancellation; the core knows.
             self._answers.pop(ticket, None)
             if ticket in self.cache:
                 self._release(ticket)
             raise
+
+    def _ask(self, model_id: str, request: context.RequestContext | None) -> "tuple[int, asyncio.Future[cache.Start]]":
+        """A ticket, and the answer that the core will give it."""
+        ticket, answer = next(self._tickets), self._loop.create_future()
+        self._answers[ticket] = answer
+        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
+        return ticket, answer
+
+    async def _wait_for_cold(self, model_id: str, answer: "asyncio.Future[cache.Start]", deadline: float) -> None:
+        """Return when there is an answer. Raises `ModelColdError` at the deadline; the load goes on for others."""
+        if not answer.done():
+            await asyncio.wait({answer}, timeout=max(0.0, deadline - self._loop.time()))
+        if not answer.done():
+            self.prefetch(model_id)
+            raise errors.too_cold(model_id, self.cache.rest_s(model_id, self._loop.time()))
+
+    def prefetch(self, model_id: str) -> None:
+        """Have the model loaded on behalf of nobody."""
+        ticket, answer = self._ask(model_id, None)
+        answer.add_done_callback(lambda _: None if answer.exception() else self._release(ticket))
 
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
@@ -164,7 +199,7 @@ class ModelHost:
             if self._timer.when() == at:
                 return
             self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._tick)
+        self._timer = None if at is None else self._loop.call_at(at, self._tick, context=self._context)
 
     def _tick(self) -> None:
         self._perform(self.cache.tick(self._loop.time()))
@@ -185,15 +220,17 @@ class ModelHost:
         await self._publish.flushed()
         log.info("Loading model '%s'.", model_id)
         try:
-            model, size_bytes = await self._runner.run(model_id, self._overdue)
+            model, size_bytes, grown_bytes = await self._runner.run(model_id, self._overdue)
         except (Exception, SystemExit) as error:  # the user's code may raise anything; whoever waits has to hear of it
             log.error("Failed to load model '%s'. Error: %s", model_id, error, exc_info=error)
+            without_traceback(error)
             commands = self.cache.load_failed(model_id, error, self._loop.time())
             self._publish.gone(model_id)
         else:
             load_s = time.perf_counter() - began
             log.info("Successfully loaded model '%s' in %.1fms.", model_id, load_s * 1e3)
             self._models[model_id] = model
+            self._leaks.loaded(self._models, model_id, size_bytes, grown_bytes)
             commands = self.cache.loaded(model_id, size_bytes, self._loop.time())
             self._publish.loaded(model_id, load_s)
         self._perform(commands)
@@ -205,18 +242,14 @@ class ModelHost:
     async def _unload(self, model_id: str) -> None:
         began = time.perf_counter()
         log.info("Unloading model '%s'.", model_id)
+        departed = self._leaks.departing(self._models, model_id)
         try:
-            model = self._models.pop(model_id)
-            if self._options.on_unload is not None:
-                await self._runner.call(self._options.on_unload, model_id, model)
-            # A loader may answer several ids with one object; it ends with the last of them.
-            if not any(other is model for other in self._models.values()):
-                await destroy(model, self._threads)
-            del model
+            await self._runner.unload(model_id, self._models)
         except Exception as error:  # a destructor of the user's may raise anything; the model is gone all the same
             log.error("Failed to unload model '%s'. Error: %s", model_id, error, exc_info=error)
         else:
             log.info("Successfully unloaded model '%s' in %.1fms.", model_id, (time.perf_counter() - began) * 1e3)
+        self._leaks.departed(departed)
         self._perform(self.cache.unloaded(model_id, self._loop.time()))
 
     def _rejection(self, reject: cache.Reject) -> errors.ModelplexError:

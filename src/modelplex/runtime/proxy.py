@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 REQUEST_ID_HEADER = b"x-request-id"
+MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
 
 # A client's own request id is kept if it can stand in a header and a log line as it is.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -113,6 +114,7 @@ class _Request:
             model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
             more=False,
             http=_http_head(self._scope, app),
+            max_cold_wait_s=_max_cold_wait_s(self._scope),
         )
         await router.met()
         exchange = router.begin(begin, Upload(body, more=more), self._options.request_timeout_s)
@@ -208,6 +210,21 @@ def _model_id(scope: Scope) -> bytes | None:
     """The value of the model's header, whose name may be spelled in any case and with hyphens for underscores."""
     found: bytes | None = next((v for k, v in scope["headers"] if k.replace(b"-", b"_") == MODEL_ID_HEADER), None)
     return found
+
+
+def _max_cold_wait_s(scope: Scope) -> float | None:
+    """How long the client will wait for a model that is not loaded; None for any time."""
+    value = _header(scope, MAX_COLD_WAIT_HEADER)
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        name = MAX_COLD_WAIT_HEADER.decode()
+        raise errors.InvalidHeaderError(f"{name} takes a number of seconds of at least 0, got {value[:64]!r}.")
+    return seconds
 
 
 def _http_head(scope: Scope, app: AppInfo) -> HTTPHead:

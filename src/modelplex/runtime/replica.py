@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelplex import context, errors
-from modelplex.config import DeploymentConfig, check_model_id
-from modelplex.core.admission import Slots
+from modelplex.config import UNLIMITED, DeploymentConfig, check_model_id
+from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.multiplex import Loader, loaders_of
+from modelplex.runtime.leaks import LeakWatch
 from modelplex.runtime.link import Link
 from modelplex.runtime.models import ModelHost
 from modelplex.runtime.servable import Definition, Servable
 from modelplex.runtime.serving import Serving
+from modelplex.runtime.watchers import Watchers
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
@@ -44,23 +46,18 @@ class ReplicaSpec:
         return context.ReplicaContext(self.app_name, self.config.name, self.tag)
 
 
-@dataclass(slots=True)
-class _Belief:
-    """What one router believes runs here: requests of its own, and of others as it was told last."""
-
-    own: int
-    others: int
-
-
 class Replica:
     """Answers requests on any number of links. `start` it before the first link comes, `stop` it once."""
 
     def __init__(self, spec: ReplicaSpec) -> None:
         self.context = spec.context
         self.scope = self
+        self.watchers = Watchers()
+        self.leaks = LeakWatch()
         self._spec = spec
-        self._slots = Slots(spec.config.max_ongoing_requests)
-        self._links: dict[Link, _Belief] = {}
+        self._occupancy: Occupancy[Link] = Occupancy(spec.config.max_ongoing_requests)
+        self._promises: Promises[tuple[Link, int]] = Promises()
+        self._links: set[Link] = set()
         self._servings: dict[tuple[Link, int], Serving] = {}
         self._tasks: dict[Serving, asyncio.Task[None]] = {}
         self._hosts: dict[tuple[Loader, int], ModelHost] = {}
@@ -90,11 +87,13 @@ class Replica:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.wait(self._tasks.values(), timeout=max(timeout_s, CANCEL_AGAIN_S))
+        self.watchers.close()
         try:
             await self.servable.destroy()
         except Exception as error:  # the user's destructor may raise anything
             log.error("%s failed to end: %r", self.context.replica_id, error, exc_info=error)
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
+        self.leaks.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for link in list(self._links):
             link.close()
@@ -111,34 +110,33 @@ class Replica:
         # The host keeps its owner alive, so the owner's id stays its own.
         key = (loader, id(owner))
         if key not in self._hosts:
-            self._hosts[key] = ModelHost(loader, owner, self._threads, self)
+            self._hosts[key] = ModelHost(loader, owner, self._threads, self, self.leaks)
         return self._hosts[key]
 
     # What requests need (serving.Host)
 
     @property
     def ongoing(self) -> int:
-        return self._slots.own
+        return self._occupancy.ongoing
+
+    @property
+    def harm_s(self) -> float:
+        return max((h.cache.harm_s for h in self._hosts_used()), default=0.0)
+
+    def measured(self, model_id: str) -> tuple[int, float] | None:
+        found = (host.cache.measured(model_id) for host in self._hosts.values())
+        return next((measured for measured in found if measured is not None), None)
 
     def finished(self, serving: Serving, *, answered: bool) -> None:
-        self._slots.give_back()
-        if (belief := self._links.get(serving.link)) is not None:
-            belief.own -= 1
-            if answered:
-                belief.others = self.ongoing - belief.own
-            else:
-                self._tell_ongoing(serving.link, belief)
-        for link, belief in self._links.items():
-            self._tell_if_mistaken(link, belief)
+        self._occupancy.end(serving.link)
+        self._occupancy.told(serving.link)
+        if not answered and serving.link in self._links:
+            serving.link.send(messages.Ongoing(self.ongoing))
+        self._correct()
 
-    def _tell_if_mistaken(self, link: Link, belief: "_Belief") -> None:
-        """A router that believes that there is no slot for it would not send what could run."""
-        if self._slots.free and belief.own + belief.others >= self._slots.limit:
-            self._tell_ongoing(link, belief)
-
-    def _tell_ongoing(self, link: Link, belief: "_Belief") -> None:
-        link.send(messages.Ongoing(self.ongoing))
-        belief.others = self.ongoing - belief.own
+    def _correct(self) -> None:
+        for link in self._occupancy.mistaken():
+            link.send(messages.Ongoing(self.ongoing))
 
     # What routers say (link.Receiver)
 
@@ -152,15 +150,25 @@ class Replica:
             case messages.Credit(stream, size_bytes):
                 if (serving := self._servings.get((link, stream))) is not None:
                     serving.outgoing.credit(size_bytes)
+            case messages.Prefetch(model_id):
+                self._prefetch(model_id)
             case messages.Cancel(stream):
                 self._cancel((link, stream))
             case messages.Hello(version):
                 self._welcome(link, version)
+            case messages.Watch(version):
+                self._watch(link, version)
+            case messages.Taken():
+                self.watchers.taken(link)
+            case messages.Unwatch():
+                self.watchers.dismiss(link)
             case _:
                 link.close()
 
     def lost(self, link: Link) -> None:
-        self._links.pop(link, None)
+        self._links.discard(link)
+        self.watchers.remove(link)
+        self._occupancy.leave(link)
         for key in [key for key in self._servings if key[0] is link]:
             self._cancel(key)
 
@@ -173,9 +181,11 @@ class Replica:
             messages.Welcome(
                 version=messages.VERSION,
                 replica_id=self.context.replica_id,
-                max_ongoing=self._slots.limit,
+                max_ongoing=self._occupancy.limit,
                 ongoing=self.ongoing,
                 room=self._room(),
+                loads_max=self._loads_max(),
+                harm_s=self.harm_s,
                 loaded=list({m for h in hosts for m in h.cache.resident}),
                 loading=list({m for h in hosts for m in h.cache.loading}),
             )
@@ -183,29 +193,44 @@ class Replica:
         if version != messages.VERSION:
             link.close()
         else:
-            self._links[link] = _Belief(own=0, others=self.ongoing)
+            self._links.add(link)
+            self._occupancy.join(link)
+
+    def _watch(self, link: Link, version: int) -> None:
+        own = self.context
+        link.send(messages.Watching(messages.VERSION, own.app_name, own.deployment, own.replica_id))
+        if version != messages.VERSION:
+            link.close()
+        else:
+            self.watchers.add(link)
 
     def _begin(self, link: Link, begin: messages.Begin, body: bytes) -> None:
-        belief = self._links.get(link)
-        if belief is None:
+        if link not in self._links:
             link.close()
             return
-        if self._retiring or not self._slots.take():
-            belief.others = self.ongoing - belief.own
-            link.send(messages.Refuse(begin.stream, self.ongoing))
-            return
-        belief.own += 1
-        self._tell_if_mistaken(link, belief)
-        serving = Serving(begin, body, link, self)
         key = (link, begin.stream)
+        no_room = begin.fits and not self._has_room(key, begin.model_id)
+        if self._retiring or no_room or not self._occupancy.begin(link):
+            self._promises.end(key)
+            self._occupancy.told(link)
+            link.send(messages.Refuse(begin.stream, self.ongoing, no_room, self._will_hold(begin.model_id)))
+            return
+        self._correct()
+        serving = Serving(begin, body, link, self)
         self._servings[key] = serving
         task = self._loop.create_task(serving.run())
         self._tasks[serving] = task
         task.add_done_callback(lambda _: self._over(key, serving))
 
+    def _prefetch(self, model_id: str) -> None:
+        hosts = self._hosts_used()
+        if len(hosts) == 1 and not self._retiring:  # of several loaders, nobody but the request could say which
+            hosts[0].prefetch(model_id)
+
     def _over(self, key: tuple[Link, int], serving: Serving) -> None:
-        serving.end(answered=False)  # one that is cancelled before its first step has not done so itself
+        serving.end(answered=False, ok=False)  # one that is cancelled before its first step has not done so itself
         del self._tasks[serving]
+        self._promises.end(key)
         if self._servings.get(key) is serving:
             del self._servings[key]
 
@@ -218,19 +243,20 @@ class Replica:
     # What routers are told (models.Publisher)
 
     def loading(self, model_id: str) -> None:
+        self._promises.keep(model_id)
         # While another loader of this replica holds a model of the same id, nothing has changed for routers.
         if not self._holds(model_id):
-            self._broadcast(messages.ModelLoading(model_id, self._room()))
+            self._broadcast(messages.ModelLoading(model_id, self._room(), self.harm_s))
 
     def loaded(self, model_id: str, load_s: float) -> None:
-        self._broadcast(messages.ModelLoaded(model_id, self._room(), load_s))
+        self._broadcast(messages.ModelLoaded(model_id, self._room(), load_s, self.harm_s))
 
     def gone(self, model_id: str) -> None:
         if not self._holds(model_id):
-            self._broadcast(messages.ModelGone(model_id, self._room()))
+            self._broadcast(messages.ModelGone(model_id, self._room(), self.harm_s))
 
     def _holds(self, model_id: str) -> bool:
-        return any(model_id in host.cache.resident for host in self._hosts.values())
+        return self.measured(model_id) is not None
 
     async def flushed(self) -> None:
         await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._links))
@@ -239,10 +265,27 @@ class Replica:
         for link in list(self._links):
             link.send(message)
 
+    def _has_room(self, request: tuple[Link, int], model_id: str) -> bool:
+        """Whether the model needs no eviction; its room is then kept for it."""
+        return self._knows(model_id) or self._promises.make(request, model_id, self._room())
+
+    def _will_hold(self, model_id: str) -> bool:
+        """Whether the model is here, or is promised to a request that will load it."""
+        return bool(model_id) and (self._knows(model_id) or model_id in self._promises)
+
+    def _knows(self, model_id: str) -> bool:
+        return any(host.cache.knows(model_id) for host in self._hosts.values())
+
     def _room(self) -> int | None:
         """How many models can be loaded without evicting one; with several loaders, by the fullest that is used."""
-        hosts = [h for h in self._hosts.values() if h.used] or list(self._hosts.values())
-        return min((room for h in hosts if (room := h.cache.room) is not None), default=None)
+        return min((room for h in self._hosts_used() if (room := h.cache.room) is not None), default=None)
+
+    def _loads_max(self) -> int:
+        limits = [h.cache.loads_max for h in self._hosts_used() if h.cache.loads_max != UNLIMITED]
+        return min(limits, default=UNLIMITED)
+
+    def _hosts_used(self) -> list[ModelHost]:
+        return [h for h in self._hosts.values() if h.used] or list(self._hosts.values())
 
 
 def failure(error: BaseException) -> errors.DeploymentFailedError:

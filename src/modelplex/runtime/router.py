@@ -81,7 +81,8 @@ class DeploymentRouter:
     def begin(self, begin: Begin, upload: Upload, timeout_s: float | None = None) -> Exchange:
         """Have a request sent to the replica that suits it, now or when one is free."""
         number = self._core.number()
-        exchange = Exchange(msgspec.structs.replace(begin, stream=number), upload, self._loop)
+        begin = msgspec.structs.replace(begin, stream=number, arrived_at=time.time())
+        exchange = Exchange(begin, upload, self._loop)
         if self._closed:
             exchange.fail(self._gone())
             return exchange
@@ -89,7 +90,8 @@ class DeploymentRouter:
         self._emptied.clear()
         now = self._loop.time()
         deadline = None if timeout_s is None else now + timeout_s
-        self._perform(self._core.submit(number, begin.model_id, now, deadline))
+        cold_deadline = None if begin.max_cold_wait_s is None else now + begin.max_cold_wait_s
+        self._perform(self._core.submit(number, begin.model_id, now, deadline, cold_deadline))
         return exchange
 
     def cancel(self, exchange: Exchange) -> None:
@@ -149,20 +151,34 @@ class DeploymentRouter:
                 exchange = self._exchanges.get(message.stream)
                 if exchange is not None and exchange.replica_id == replica_id:
                     self._received_for(exchange, link, message, body)
-            case messages.Welcome(max_ongoing=slots, room=room, loaded=loaded, loading=loading, ongoing=ongoing):
-                self._perform(self._core.replica_up(replica_id, slots, room, loaded, loading, now, ongoing))
-            case messages.ModelLoading(model_id, room):
-                self._perform(self._core.model_loading(replica_id, model_id, room, now))
-            case messages.ModelLoaded(model_id, room, load_s):
-                self._perform(self._core.model_loaded(replica_id, model_id, room, load_s, now))
-            case messages.ModelGone(model_id, room):
-                self._perform(self._core.model_gone(replica_id, model_id, room, now))
+            case messages.Welcome():
+                self._welcomed(replica_id, message, now)
+            case messages.ModelLoading(model_id, room, harm_s):
+                self._perform(self._core.model_loading(replica_id, model_id, room, now, harm_s))
+            case messages.ModelLoaded(model_id, room, load_s, harm_s):
+                self._perform(self._core.model_loaded(replica_id, model_id, room, load_s, now, harm_s))
+            case messages.ModelGone(model_id, room, harm_s):
+                self._perform(self._core.model_gone(replica_id, model_id, room, now, harm_s))
             case messages.Ongoing(ongoing):
                 self._perform(self._core.told_ongoing(replica_id, ongoing, now))
             case messages.Retiring():
                 self._retire(replica_id)
             case _:
                 link.close()
+
+    def _welcomed(self, replica_id: str, welcome: messages.Welcome, now: float) -> None:
+        commands = self._core.replica_up(
+            replica_id,
+            welcome.max_ongoing,
+            welcome.room,
+            welcome.loaded,
+            welcome.loading,
+            now,
+            welcome.ongoing,
+            loads_max=welcome.loads_max,
+            harm_s=welcome.harm_s,
+        )
+        self._perform(commands)
 
     def lost(self, replica_id: str) -> None:
         """The link to a replica is gone, and so, most likely, is the replica."""
@@ -187,7 +203,7 @@ class DeploymentRouter:
                 if not exchange.answer.done():
                     exchange.answer.set_result(message)
                 if not message.more:
-                    self._finish(exchange, message.ongoing)
+                    self._finish(exchange, message.ongoing, message)
             case messages.Chunk(more=more) if exchange.body is not None:
                 exchange.body.feed(body, more=more)
                 if not more:
@@ -198,17 +214,20 @@ class DeploymentRouter:
                 exchange.fail(errors.from_wire(name, text, retry_after_s))
             case messages.Credit(size_bytes=size) if exchange.outgoing is not None:
                 exchange.outgoing.credit(size)
-            case messages.Refuse(ongoing=ongoing):
+            case messages.Refuse(ongoing=ongoing, no_room=no_room, holds=holds):
                 exchange.replica_id = ""
-                self._perform(self._core.refused(number, ongoing, self._loop.time()))
+                now = self._loop.time()
+                self._perform(self._core.refused(number, ongoing, now, no_room=no_room, holds=holds))
                 if self._closed:
                     self._drop_waiting()
 
-    def _finish(self, exchange: Exchange, ongoing: int | None) -> None:
+    def _finish(self, exchange: Exchange, ongoing: int | None, answer: Answer | None = None) -> None:
         number = exchange.begin.stream
         self._forget(number)
         exchange.end_upload()
-        self._perform(self._core.finish(number, self._loop.time(), exchange.load_s, ongoing))
+        harm_s, holds = (None, False) if answer is None else (answer.harm_s, answer.holds)
+        now = self._loop.time()
+        self._perform(self._core.finish(number, now, exchange.load_s, ongoing, harm_s, holds=holds))
 
     def _forget(self, number: int) -> None:
         del self._exchanges[number]
@@ -219,29 +238,39 @@ class DeploymentRouter:
 
     def _perform(self, commands: list[routing.Command]) -> None:
         for command in commands:
-            exchange = self._exchanges[command.number]
-            if isinstance(command, routing.Send):
-                self._send(exchange, command.replica_id)
-            else:
-                self._forget(command.number)
-                exchange.fail(self._rejection(command.why))
+            match command:
+                case routing.Send():
+                    self._send(self._exchanges[command.number], command)
+                case routing.Reject(number):
+                    exchange = self._exchanges[number]
+                    self._forget(number)
+                    exchange.fail(self._rejection(command, exchange.begin))
+                case routing.Prefetch(replica_id, model_id):
+                    if (link := self._links.get(replica_id)) is not None:
+                        link.send(messages.Prefetch(model_id))
         self._set_timer()
 
-    def _send(self, exchange: Exchange, replica_id: str) -> None:
-        link, number = self._links.get(replica_id), exchange.begin.stream
+    def _send(self, exchange: Exchange, send: routing.Send) -> None:
+        link, number = self._links.get(send.replica_id), exchange.begin.stream
         assert link is not None, "the core knows of no other replicas than those that are linked"
-        exchange.replica_id = replica_id
+        exchange.replica_id = send.replica_id
         exchange.queued_s = time.perf_counter() - exchange.arrived
         outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
         exchange.outgoing = outgoing
         part, more = exchange.upload.begin(outgoing)
-        link.send(msgspec.structs.replace(exchange.begin, more=more), part)
+        begin = exchange.begin
+        if begin.max_cold_wait_s is not None:
+            left_s = max(0.0, begin.max_cold_wait_s - exchange.queued_s)
+            begin = msgspec.structs.replace(begin, max_cold_wait_s=left_s)
+        link.send(msgspec.structs.replace(begin, more=more, fits=send.fits), part)
 
     def _gone(self) -> errors.ModelplexError:
         return errors.DeploymentUnavailableError(f"{self._name} is no longer served.")
 
-    def _rejection(self, why: routing.Why) -> errors.ModelplexError:
-        match why:
+    def _rejection(self, reject: routing.Reject, begin: Begin) -> errors.ModelplexError:
+        match reject.why:
+            case routing.Why.COLD:
+                return errors.too_cold(begin.model_id, reject.retry_after_s)
             case routing.Why.QUEUE_FULL:
                 text = f"{self._name} has as many requests waiting as max_queued_requests allows."
                 return errors.BackPressureError(text, retry_after_s=1.0)

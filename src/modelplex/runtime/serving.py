@@ -12,11 +12,13 @@ from starlette.responses import Response, StreamingResponse
 
 from modelplex import context, errors
 from modelplex.context import RequestContext
+from modelplex.core.cache import Start
 from modelplex.runtime import payload
 from modelplex.runtime.answers import Headers, encode
 from modelplex.runtime.link import Link
 from modelplex.runtime.servable import Servable
 from modelplex.runtime.streams import Incoming, Outgoing
+from modelplex.runtime.watchers import Watchers
 from modelplex.wire import messages
 from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Answer, Begin, Fail
@@ -28,6 +30,7 @@ class Host(Protocol):
     """The replica, as far as one of its requests needs it."""
 
     servable: Servable
+    watchers: Watchers
 
     @property
     def scope(self) -> context.ReplicaScope: ...
@@ -35,6 +38,13 @@ class Host(Protocol):
     @property
     def ongoing(self) -> int:
         """How many requests run on the replica."""
+
+    @property
+    def harm_s(self) -> float:
+        """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
+
+    def measured(self, model_id: str) -> tuple[int, float] | None:
+        """The size in bytes of a model that is resident, and how long its load took; None if it is not resident."""
 
     def finished(self, serving: "Serving", *, answered: bool) -> None:
         """The request no longer needs its slot. If it was answered, its answer tells its own router so."""
@@ -55,6 +65,8 @@ class Serving:
         self._context = RequestContext(
             begin.request_id, begin.app_name, begin.route, begin.method_name, model_id=begin.model_id
         )
+        if begin.max_cold_wait_s is not None:
+            self._context.cold_deadline = self._loop.time() + begin.max_cold_wait_s
         self._began = time.perf_counter()
         self._answered = False
         self._body_read = False
@@ -83,18 +95,36 @@ class Serving:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
-            self.end(answered=False)
+            self.end(answered=False, ok=outcome == "OK")
             elapsed_ms = (time.perf_counter() - self._began) * 1e3
             log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
 
-    def end(self, *, answered: bool = True) -> None:
+    def end(self, *, answered: bool = True, ok: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
         if not self._ended:
             self._ended = self._context.ended = True
+            if self._host.watchers:
+                self._host.watchers.tell(self._record(ok))
             for release in self._context.leases:
                 release()
             self._context.leases.clear()
             self._host.finished(self, answered=answered)
+
+    def _record(self, ok: bool) -> messages.Record:
+        """What those who watch are told; made while the request still holds its models."""
+        run_s, request, arrived_at = time.perf_counter() - self._began, self._context, self._begin.arrived_at
+        size_bytes, load_s = self._host.measured(request.model_id) or (0, 0.0)
+        return messages.Record(
+            arrived_at=arrived_at,
+            model_id=request.model_id,
+            start=request.start,
+            queue_s=max(0.0, time.time() - run_s - arrived_at),
+            load_s=load_s if request.start == Start.COLD.value and load_s else request.load_s,
+            # Models that were waited for side by side make up more than the time that passed.
+            service_s=max(0.0, run_s - request.load_s),
+            size_bytes=size_bytes or None,
+            ok=ok,
+        )
 
     async def _call(self) -> None:
         args, kwargs = payload.loads(await self.incoming.read_all())
@@ -151,6 +181,8 @@ class Serving:
                 run_s=time.perf_counter() - self._began - self._context.load_s,
                 more=more or len(rest) > 0,
                 ongoing=self._host.ongoing,
+                harm_s=self._host.harm_s,
+                holds=self._host.measured(self._begin.model_id) is not None,
             ),
             part,
         )
@@ -195,7 +227,7 @@ class Serving:
         self._fail(error, errors.UserCodeError.__name__, words, None)
 
     def _fail(self, error: BaseException, name: str, message: str, retry_after_s: float | None) -> None:
-        self.end()
+        self.end(ok=False)
         # A caller gets the exception itself, but none that would end or cancel it.
         travels = self._begin.http is None and isinstance(error, Exception)
         data = payload.dumps_exception(error) if travels else b""

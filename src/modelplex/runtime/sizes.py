@@ -1,5 +1,6 @@
 """How large a model is: as its user says, as it says itself, or as the process has grown."""
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ def told_bytes(model: Any) -> int:
         own = _own_bytes(item)
         total += own
         if not own:
-            todo.extend(_parts(item))
+            todo.extend(itertools.islice(_parts(item), _OBJECTS_MAX))
     return total
 
 

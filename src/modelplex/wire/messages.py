@@ -41,7 +41,11 @@ class HTTPHead(_Message):
 
 
 class Begin(_Message, tag=2):
-    """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments."""
+    """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments.
+
+    `arrived_at` is the Unix time at which it reached its router, which fills it in. If the model `fits`, it is
+    expected to be there or to find room, else it is to be refused. `max_cold_wait_s` is how long it waits for a load.
+    """
 
     stream: int
     request_id: str
@@ -51,12 +55,21 @@ class Begin(_Message, tag=2):
     model_id: str
     more: bool
     http: HTTPHead | None = None
+    arrived_at: float = 0.0
+    fits: bool = False
+    max_cold_wait_s: float | None = None
 
 
 class Cancel(_Message, tag=3):
     """The caller has gone away."""
 
     stream: int
+
+
+class Prefetch(_Message, tag=15):
+    """Load this model, if it is not loaded: a request for it has been waited for long enough."""
+
+    model_id: str
 
 
 # Both ways
@@ -80,7 +93,11 @@ class Credit(_Message, tag=5):
 
 
 class Welcome(_Message, tag=6):
-    """The answer to `Hello`: what the replica is, and what it holds. `room` is None for any number of models."""
+    """The answer to `Hello`: what the replica is, and what it holds.
+
+    `room` is how many models it could load without evicting one, None for any number; `harm_s` what its next eviction
+    would cost (`core.cache.ModelCache.harm_s`).
+    """
 
     version: int
     replica_id: str
@@ -89,6 +106,8 @@ class Welcome(_Message, tag=6):
     room: int | None
     loaded: list[str]
     loading: list[str]
+    loads_max: int = -1
+    harm_s: float = 0.0
 
 
 class ModelLoading(_Message, tag=7):
@@ -96,12 +115,14 @@ class ModelLoading(_Message, tag=7):
 
     model_id: str
     room: int | None
+    harm_s: float = 0.0
 
 
 class ModelLoaded(_Message, tag=8):
     model_id: str
     room: int | None
     load_s: float
+    harm_s: float = 0.0
 
 
 class ModelGone(_Message, tag=9):
@@ -109,6 +130,7 @@ class ModelGone(_Message, tag=9):
 
     model_id: str
     room: int | None
+    harm_s: float = 0.0
 
 
 class Ongoing(_Message, tag=10):
@@ -118,10 +140,15 @@ class Ongoing(_Message, tag=10):
 
 
 class Refuse(_Message, tag=11):
-    """The request has not been begun: there is no slot for it."""
+    """The request has not been begun: there is no slot for it, or no room for its model that was expected to fit.
+
+    Whether the replica `holds` the model, loads it, or has begun a request that will.
+    """
 
     stream: int
     ongoing: int
+    no_room: bool = False
+    holds: bool = False
 
 
 class Retiring(_Message, tag=12):
@@ -129,7 +156,10 @@ class Retiring(_Message, tag=12):
 
 
 class Answer(_Message, tag=13):
-    """The head of an answer, with the first bytes of its body. The answer of a call is its pickled value."""
+    """The head of an answer, with the first bytes of its body. The answer of a call is its pickled value.
+
+    `holds` says that the request's model is loaded, `harm_s` what the next eviction would cost.
+    """
 
     stream: int
     status: int
@@ -139,6 +169,8 @@ class Answer(_Message, tag=13):
     run_s: float
     more: bool
     ongoing: int
+    harm_s: float = 0.0
+    holds: bool = False
 
 
 class Fail(_Message, tag=14):
@@ -149,6 +181,56 @@ class Fail(_Message, tag=14):
     message: str
     retry_after_s: float | None
     ongoing: int
+
+
+# Watcher to replica, and back
+
+
+class Watch(_Message, tag=30):
+    """The first message of a link that sends no requests: tell me of each request that ends."""
+
+    version: int
+
+
+class Watching(_Message, tag=31):
+    """The answer to `Watch`: who the replica is."""
+
+    version: int
+    app_name: str
+    deployment: str
+    replica_id: str
+
+
+class Record(_Message):
+    """One request that has ended.
+
+    `start` and `model_id` are as in the request's context, `size_bytes` is None where nobody knows it. `load_s` is how
+    long it waited for models; if it was the one that had its model loaded, how long that load took.
+    """
+
+    arrived_at: float
+    model_id: str
+    start: str
+    queue_s: float
+    load_s: float
+    service_s: float
+    size_bytes: int | None
+    ok: bool
+
+
+class Records(_Message, tag=32):
+    """Requests that have ended, and how many more there were that were not kept. No more come before `Taken`."""
+
+    records: list[Record]
+    lost: int
+
+
+class Taken(_Message, tag=33):
+    """The watcher has taken the last `Records`."""
+
+
+class Unwatch(_Message, tag=34):
+    """Tell me the rest, and close the link."""
 
 
 # Controller to process
@@ -208,10 +290,18 @@ class StartFailed(_Message, tag=24):
     message: str
 
 
+class Leaks(_Message, tag=25):
+    """What a replica's unloaded models still take, in bytes: in all, and the worst of them. Said when it changes."""
+
+    leaked_bytes: int
+    models: list[tuple[str, int]]
+
+
 Message = (
     Hello
     | Begin
     | Cancel
+    | Prefetch
     | Chunk
     | Credit
     | Welcome
@@ -223,11 +313,17 @@ Message = (
     | Retiring
     | Answer
     | Fail
+    | Watch
+    | Watching
+    | Records
+    | Taken
+    | Unwatch
     | Setup
     | Table
     | Stop
     | Ready
     | StartFailed
+    | Leaks
 )
 
 encode = msgspec.msgpack.Encoder().encode

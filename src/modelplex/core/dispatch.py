@@ -1,0 +1,177 @@
+"""Requests on their way: sent to a replica that has a free slot, or waiting in the line of one that will.
+
+A request whose replica has no free slot waits here, in that replica's line, so that it can still go elsewhere. Lines
+are served in the order of arrival.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+from modelplex.core.admission import Pending, WaitingRoom
+from modelplex.core.placement import Fleet
+from modelplex.core.residency import Flight, ReplicaView
+
+# Of the models that requests wait for elsewhere, so many are looked at when a replica has nothing else to do.
+SHARED_MAX = 64
+
+
+class Why(Enum):
+    """Why a request was rejected."""
+
+    QUEUE_FULL = "queue full"
+    COLD = "cold"
+    DEADLINE = "deadline"
+    NO_REPLICA = "no replica"
+    REPLICA_LOST = "replica lost"
+
+
+@dataclass(slots=True)
+class Send:
+    """Send the request to this replica; `fits` if its model is expected to need no eviction there."""
+
+    number: int
+    replica_id: str
+    fits: bool = False
+
+
+@dataclass(slots=True)
+class Reject:
+    """The request is over; it will not be sent (again)."""
+
+    number: int
+    why: Why
+    retry_after_s: float | None = None
+
+
+@dataclass(slots=True)
+class Prefetch:
+    """Have the replica load the model, although the request for it has been rejected."""
+
+    replica_id: str
+    model_id: str
+
+
+Command = Send | Reject | Prefetch
+
+
+class Dispatch:
+    """Moves requests between lines and replicas. Every step is booked in the fleet at once.
+
+    Args:
+        waiting: those who wait.
+        fleet: the replicas.
+        no_replica_wait_s: how long a request waits while there is no replica at all.
+    """
+
+    def __init__(self, waiting: WaitingRoom, fleet: Fleet, no_replica_wait_s: float) -> None:
+        self._waiting = waiting
+        self._fleet = fleet
+        self._no_replica_wait_s = no_replica_wait_s
+        self.flights: dict[int, Flight] = {}
+
+    def place(self, pending: Pending, now: float) -> list[Command]:
+        """Send the request, or let it wait where it is expected to be served first."""
+        view = self._fleet.choose(pending.model_id, now)
+        if view is not None and view.slots.free:
+            return [self._send(pending, view, now)]
+        if view is None:
+            self._waiting.add(pending, None, now + self._no_replica_wait_s)
+        elif not pending.model_id:
+            self._waiting.add(pending, None, None)
+        else:
+            self._fleet.book(view, pending.model_id)
+            view.queued += 1
+            self._waiting.add(pending, view.replica_id, now + self._fleet.patience_s(pending.model_id))
+        return []
+
+    def replace(self, pending: Pending, now: float) -> list[Command]:
+        self.withdraw(pending)
+        return self.place(pending, now)
+
+    def place_all(self, homeless: Iterable[Pending], now: float) -> list[Command]:
+        """Place requests that wait nowhere and run nowhere, in the order of their arrival."""
+        commands: list[Command] = []
+        for pending in sorted(homeless, key=lambda p: p.number):
+            commands += self.place(pending, now)
+        return commands
+
+    def follow(self, model_id: str, now: float) -> list[Command]:
+        """The model loads somewhere: those who wait where it would have to be loaded as well are looked at again."""
+        views = self._fleet.views
+        elsewhere = [p for p in self._waiting.of_model(model_id) if p.line and not views[p.line].models[model_id].told]
+        commands: list[Command] = []
+        for pending in sorted(elsewhere, key=lambda p: p.number):
+            commands += self.replace(pending, now)
+        return commands
+
+    def too_cold(self, pending: Pending, now: float) -> list[Command] | None:
+        """Give up a request that has waited for a cold model for as long as it would; its load goes on. None if not."""
+        if pending.cold_deadline is None or now < pending.cold_deadline or not pending.model_id:
+            return None
+        rest_s = self._fleet.cold_s(pending.model_id, now)
+        if rest_s is None:
+            pending.cold_deadline = None  # its model is loaded: what it waits for now is its turn
+            return None
+        line = self._fleet.views.get(pending.line or "")
+        told = line is None or line.models[pending.model_id].told
+        self.withdraw(pending)
+        reject = Reject(pending.number, Why.COLD, rest_s)
+        return [reject] if line is None or told else [Prefetch(line.replica_id, pending.model_id), reject]
+
+    # Bookkeeping
+
+    def strand(self, replica_id: str) -> list[Pending]:
+        """Choose the replica no more, and take out those who now wait for something else."""
+        if replica_id not in self._fleet.views:
+            return []
+        self._fleet.leave(replica_id)
+        # Without any replica, the common line waits no longer for a slot but for a replica, and from now on.
+        common = [] if self._fleet.views else self.withdraw_line(None)
+        return self.withdraw_line(replica_id) + common
+
+    def withdraw_line(self, line: str | None) -> list[Pending]:
+        waiting = self._waiting.all_in(line)
+        for pending in waiting:
+            self.withdraw(pending)
+        return waiting
+
+    def serve(self, view: ReplicaView, now: float) -> list[Command]:
+        """Fill the free slots of a replica from those who wait."""
+        commands: list[Command] = []
+        if not self._waiting:
+            return commands
+        while (
+            view.replica_id in self._fleet.views and view.slots.free and (pending := self._next_for(view)) is not None
+        ):
+            self.withdraw(pending)
+            commands.append(self._send(pending, view, now))
+        return commands
+
+    def _next_for(self, view: ReplicaView) -> Pending | None:
+        """The oldest request of the replica's line and the common one, else of any line for a model it has loaded."""
+        firsts = [p for p in (self._waiting.first(view.replica_id), self._waiting.first(None)) if p is not None]
+        if not firsts:
+            shared = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
+            firsts = [p for model_id in shared for p in islice(self._waiting.of_model(model_id), SHARED_MAX)]
+        return min(firsts, key=lambda p: p.number, default=None)
+
+    def _send(self, pending: Pending, view: ReplicaView, now: float) -> Send:
+        view.slots.take()
+        view.sent_last = pending.number
+        self._fleet.sent(view)
+        self._fleet.book(view, pending.model_id)
+        self.flights[pending.number] = view.flights[pending.number] = Flight(pending, view, now)
+        return Send(pending.number, view.replica_id, view.fits(pending.model_id))
+
+    def land(self, flight: Flight) -> None:
+        del self.flights[flight.pending.number], flight.view.flights[flight.pending.number]
+        flight.view.slots.give_back()
+        self._fleet.unbook(flight.view, flight.pending.model_id)
+
+    def withdraw(self, pending: Pending) -> None:
+        self._waiting.remove(pending)
+        if pending.line is not None and (view := self._fleet.views.get(pending.line)) is not None:
+            view.queued -= 1
+            self._fleet.unbook(view, pending.model_id)

@@ -1,0 +1,107 @@
+"""The slots of a replica, what each router believes of them, and room that is promised to requests on their way."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from modelplex.core.admission import Slots
+
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _Belief:
+    """What one router believes runs here: requests of its own, and of others as it was told last."""
+
+    own: int
+    others: int
+
+
+class Occupancy(Generic[R]):
+    """The replica's last word on `max_ongoing_requests`.
+
+    A router hears how many requests run whenever one of its own is answered or refused. `mistaken` says who must be
+    told besides: a router that believes that there is no slot for it would not send what could run.
+    """
+
+    def __init__(self, slots_max: int) -> None:
+        self._slots = Slots(slots_max)
+        self._beliefs: dict[R, _Belief] = {}
+
+    def __contains__(self, router: R) -> bool:
+        return router in self._beliefs
+
+    @property
+    def limit(self) -> int:
+        return self._slots.limit
+
+    @property
+    def ongoing(self) -> int:
+        """How many requests run."""
+        return self._slots.own
+
+    def join(self, router: R) -> None:
+        """A router that has just been told how many requests run."""
+        self._beliefs[router] = _Belief(own=0, others=self.ongoing)
+
+    def leave(self, router: R) -> None:
+        """Nothing happens if it had not joined."""
+        self._beliefs.pop(router, None)
+
+    def begin(self, router: R) -> bool:
+        """Take a slot for a request of this router; False if there is none."""
+        belief = self._beliefs[router]
+        if not self._slots.take():
+            return False
+        belief.own += 1
+        return True
+
+    def end(self, router: R) -> None:
+        """A request of this router, which may have left, no longer needs its slot."""
+        self._slots.give_back()
+        if (belief := self._beliefs.get(router)) is not None:
+            belief.own -= 1
+
+    def told(self, router: R) -> None:
+        """The router has been told how many requests run."""
+        if (belief := self._beliefs.get(router)) is not None:
+            belief.others = self.ongoing - belief.own
+
+    def mistaken(self) -> Iterator[R]:
+        """The routers that believe that there is no slot, when there is one. They are taken to be told."""
+        if self._slots.free:
+            for router, belief in self._beliefs.items():
+                if belief.own + belief.others >= self.limit:
+                    self.told(router)
+                    yield router
+
+
+class Promises(Generic[R]):
+    """Room for models that requests are on their way to load, until the cache knows of them.
+
+    Several routers may have heard of the same free room. The first request that comes for it gets it, another is to be
+    refused, so that nothing is evicted here while there is room elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[R, str] = {}
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._models.values()
+
+    def make(self, request: R, model_id: str, room: int | None) -> bool:
+        """Promise a place of the `room` that the cache has left to a model that it does not know; False if none is."""
+        promised = set(self._models.values())
+        if model_id not in promised and room is not None and len(promised) >= room:
+            return False
+        self._models[request] = model_id
+        return True
+
+    def keep(self, model_id: str) -> None:
+        """The cache knows of the model now, and counts it itself."""
+        for request in [request for request, promised in self._models.items() if promised == model_id]:
+            del self._models[request]
+
+    def end(self, request: R) -> None:
+        """The request is over. Nothing happens if it was promised nothing, or has it."""
+        self._models.pop(request, None)

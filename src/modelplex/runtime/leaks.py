@@ -1,0 +1,289 @@
+"""What unloaded models leave behind: objects that something still holds, and memory that does not come back."""
+
+import asyncio
+import contextvars
+import gc
+import itertools
+import logging
+import time
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from modelplex.core.baseline import Baseline
+from modelplex.runtime.sizes import process_bytes, told_bytes
+from modelplex.wire.messages import Leaks
+
+log = logging.getLogger(__name__)
+
+# A model that is still alive so long after its unload may be in a cycle of references, which Python frees at some time,
+# or never. One that outlives a collection after the longer time is held by something.
+SOON_S = 1.0
+GRACE_S = 10.0
+
+# Collections take at most this part of the time: nothing else of the process runs meanwhile, whichever thread asks for
+# one, and with ten million objects one takes a second.
+COLLECT_SHARE = 0.01
+
+# Less is not worth a line in the log.
+WARN_BYTES_MIN = 2**20
+
+# Models that a report or a line names.
+WORST = 10
+
+# Leaks that are looked at again, to see whether they have gone after all, and models that figures are kept of.
+LEAKS_MAX = 1000
+MODELS_MAX = 10_000
+
+# Parts that are watched in place of a model.
+PARTS_MAX = 1000
+
+# What outlives models without being held for their sake.
+_SHARED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+
+
+def collect() -> float:
+    """Free what only cycles of references keep. Answers how many seconds it took."""
+    began = time.perf_counter()
+    gc.collect()
+    return time.perf_counter() - began
+
+
+@dataclass(slots=True, eq=False)
+class Departed:
+    """A model that is unloaded, and weak references that are all alive for as long as it is."""
+
+    model_id: str
+    identity: int
+    witnesses: list["weakref.ref[Any]"]
+    size_bytes: int  # as far as it is known without looking inside
+    due: float = 0.0
+    last_look: bool = False
+
+    @property
+    def alive(self) -> list[Any]:
+        """What is watched, if all of it is still there; else nothing."""
+        found = [witness() for witness in self.witnesses]
+        return [] if any(item is None for item in found) else found
+
+
+class LeakWatch:
+    """Watches what becomes of unloaded models. One for each replica, on its event loop.
+
+    A leak is an unloaded model that is still alive: held by a list, a cache or a task of the user's code. Each object
+    counts once, whatever ids it was loaded under, and no longer when it goes after all or is loaded again. Its size is
+    that of the arrays and tensors that it does not share, or else what the process grew by when it was loaded.
+
+    What has no weak references (bytes, a dict of numbers), and what leaks outside of Python's objects, shows in the
+    memory of the process alone: see `core.baseline`.
+
+    Args:
+        collect: frees cycles of references; answers how many seconds that took.
+
+    Attributes:
+        report: the figures of now.
+    """
+
+    def __init__(self, collect: Callable[[], float] = collect) -> None:
+        self.report = Leaks(0, [])
+        self._collect = collect
+        self._loop = asyncio.get_running_loop()
+        self._caches: list[dict[str, Any]] = []
+        self._sizes: dict[tuple[int, str], int] = {}
+        self._departed: dict[int, Departed] = {}
+        self._leaks: dict[int, Departed] = {}
+        self._lost_bytes = 0  # of leaks that nobody looks at any more
+        self._unwatched: dict[str, int] = {}
+        self._warned: set[str] = set()
+        self._growth_warned = 0
+        self._collect_from = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._baseline: Baseline | None = None
+        self._tell: Callable[[Leaks], None] = lambda report: None
+
+    def follow(self, tell: Callable[[Leaks], None], baseline: Baseline | None = None) -> None:
+        """Have each change of the report passed to this function.
+
+        Args:
+            tell: called on the event loop, seldom.
+            baseline: judges the memory of the process, if the process is the replica's alone.
+        """
+        self._tell, self._baseline = tell, baseline
+
+    def watch(self, models: dict[str, Any]) -> None:
+        """These are the models of one cache, now and whenever they change."""
+        self._caches.append(models)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # Loads and unloads
+
+    def loaded(self, models: dict[str, Any], model_id: str, size_bytes: int, grown_bytes: int | None) -> None:
+        """A model of this cache was loaded.
+
+        Args:
+            size_bytes: its size; 0 if nobody has asked for it.
+            grown_bytes: what the process grew by; None if nobody can say.
+        """
+        key = (id(models), model_id)
+        before = self._sizes.pop(key, None)
+        if size_bytes or grown_bytes is not None or before is not None:
+            # A load into memory that was kept from others grows the process by less than it takes.
+            self._sizes[key] = max(size_bytes, grown_bytes or 0, before or 0)
+        if len(self._sizes) > MODELS_MAX:
+            del self._sizes[next(iter(self._sizes))]
+
+    def departing(self, models: dict[str, Any], model_id: str) -> Departed:
+        """To be called while the cache still has the model, and passed to `departed` when its unload is over."""
+        model = models[model_id]
+        return Departed(model_id, id(model), _witnesses(model), self._sizes.get((id(models), model_id), 0))
+
+    def departed(self, model: Departed) -> None:
+        """From now on nothing should hold the model."""
+        if model.alive:
+            model.due = self._loop.time() + SOON_S
+            self._departed[model.identity] = model
+            self._look_at(model.due)
+        elif not model.witnesses and len(self._unwatched) < MODELS_MAX:
+            self._unwatched[model.model_id] = self._unwatched.get(model.model_id, 0) + model.size_bytes
+        if self._baseline is not None:
+            self._sample(self._baseline)
+
+    def _sample(self, baseline: Baseline) -> None:
+        sizes = [self._sizes.get((id(models), model_id)) for models in self._caches for model_id in models]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes) or not (bytes_now := process_bytes()):
+            return
+        baseline.unloaded(bytes_now, sum(known), len(known))
+        if baseline.growth_bytes > 2 * self._growth_warned:
+            self._growth_warned = baseline.growth_bytes
+            log.warning(
+                "The process takes %s more than its models are known to, and more with every few unloads. Models that "
+                "were unloaded and cannot be watched: %s.",
+                _text(baseline.growth_bytes),
+                _names(self._unwatched) or "none",
+            )
+        self._publish()
+
+    # Looks
+
+    def _look_at(self, at: float) -> None:
+        if self._timer is None or self._timer.when() > at:
+            self.close()
+            # In a context of its own: that of the request that had something unloaded could hold a model.
+            self._timer = self._loop.call_at(at, self._look, context=contextvars.Context())
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self._forget_gone()
+        if any(model.due <= now for model in self._departed.values()) and now >= self._collect_from:
+            self._collect_from = now + self._collect() / COLLECT_SHARE
+            self._forget_gone()
+            self._judge([model for model in self._departed.values() if model.due <= now], now)
+        self._publish()
+        looks = [max(model.due, self._collect_from) for model in self._departed.values()]
+        looks += [now + GRACE_S] if self._leaks else []
+        if looks:
+            self._look_at(min(looks))
+
+    def _forget_gone(self) -> None:
+        """What has gone, or was loaded again, is no leak."""
+        resident = {id(model) for models in self._caches for model in models.values()}
+        self._departed = {i: m for i, m in self._departed.items() if i not in resident and m.alive}
+        self._leaks = {i: m for i, m in self._leaks.items() if i not in resident and m.alive}
+
+    def _judge(self, survivors: list[Departed], now: float) -> None:
+        """Of these, which outlived a collection, those that were given their time are held."""
+        found = []
+        for model in survivors:
+            if model.last_look:
+                del self._departed[model.identity]
+                model.size_bytes = self._own_bytes(model)
+                self._leaks[model.identity] = model
+                found.append(model)
+            else:
+                model.due, model.last_look = now + GRACE_S - SOON_S, True
+        while len(self._leaks) > LEAKS_MAX:
+            self._lost_bytes += self._leaks.pop(next(iter(self._leaks))).size_bytes
+        new = _by_model(model for model in found if model.model_id not in self._warned)
+        if sum(new.values()) >= WARN_BYTES_MIN:
+            self._warned = {*self._warned, *new} if len(self._warned) < MODELS_MAX else set(new)
+            log.warning(
+                "%s did not come back: something still holds what was unloaded %.0f s ago or earlier: %s.",
+                _text(sum(new.values())),
+                GRACE_S,
+                _names(new),
+            )
+
+    def _own_bytes(self, model: Departed) -> int:
+        """What the model takes, without what it shares with others, as adapters share their base."""
+        others = [next(reversed(models.values())) for models in self._caches if models]
+        others += [leak.alive for leak in itertools.islice(reversed(self._leaks.values()), 1)]
+        parts = model.alive
+        try:
+            told = told_bytes([*others, *parts]) - told_bytes(others)
+        except Exception:  # noqa: BLE001 - it reads attributes of the user's objects, which may raise anything
+            told = 0
+        # Of a model that is known by its parts alone, nobody knows whether the rest of it is still there.
+        is_whole = bool(parts) and id(parts[0]) == model.identity
+        return told if told > 0 else model.size_bytes if is_whole else 0
+
+    def _publish(self) -> None:
+        held = _by_model(self._leaks.values())
+        growth = 0 if self._baseline is None else self._baseline.growth_bytes
+        report = Leaks(max(sum(held.values()) + self._lost_bytes, growth), _worst(held))
+        if report != self.report:
+            self.report = report
+            self._tell(report)
+
+
+def _witnesses(model: object) -> list["weakref.ref[Any]"]:
+    """A weak reference to the model, or if it takes none, to what is inside of it: while it lives, all that does."""
+    try:
+        return [weakref.ref(model)]
+    except TypeError:
+        pass
+    found: list[weakref.ref[Any]] = []
+    todo, seen = [model], {id(model)}
+    while todo and len(seen) < PARTS_MAX:
+        for part in itertools.islice(_parts(todo.pop()), PARTS_MAX):
+            if id(part) in seen or isinstance(part, _SHARED):
+                continue
+            seen.add(id(part))
+            try:
+                found.append(weakref.ref(part))
+            except TypeError:
+                todo.append(part)
+    return found
+
+
+def _parts(item: object) -> Iterable[Any]:
+    # Of a dict with a million entries, `get_referents` would list them all.
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list | tuple | set | frozenset) else gc.get_referents(item)
+
+
+def _by_model(models: Iterable[Departed]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for model in models:
+        sizes[model.model_id] = sizes.get(model.model_id, 0) + model.size_bytes
+    return sizes
+
+
+def _worst(sizes: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])[:WORST]
+
+
+def _names(sizes: dict[str, int]) -> str:
+    more = len(sizes) - WORST
+    return ", ".join(f"'{i}' ({_text(size)})" for i, size in _worst(sizes)) + (f" and {more} more" if more > 0 else "")
+
+
+def _text(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,323 @@
+"""Routers and replicas under a virtual clock: the core's own classes, driven by a trace instead of by sockets."""
+
+import heapq
+import itertools
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelplex.core import cache, routing
+from modelplex.core.backoff import Backoff
+from modelplex.core.budget import UNLIMITED
+from modelplex.core.cache import ModelCache
+from modelplex.core.estimates import Estimates
+from modelplex.core.eviction import LRU, EvictionPolicy
+from modelplex.core.occupancy import Occupancy
+from modelplex.sim.trace import Trace
+
+# Requests that are taken from the arrays at a time: Python's own numbers are faster to work with one by one.
+_CHUNK = 65_536
+
+# How often `progress` is called.
+PROGRESS_REQUESTS = 10_000
+
+
+def expected_completion() -> routing.Router:
+    """The router that Modelplex runs."""
+    return routing.Router(UNLIMITED, 30.0, Estimates(load_s=1.0, service_s=0.05))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What is simulated.
+
+    Attributes:
+        replicas: how many.
+        models_max: models that a replica may hold, or `UNLIMITED`.
+        bytes_max: bytes that they may take, or `UNLIMITED`.
+        max_ongoing: requests that run at a time on a replica.
+        loads_max: loads that run at a time on a replica, or `UNLIMITED`.
+        policy: makes the eviction policy of a replica.
+        router: makes a router.
+        routers: how many; requests take turns.
+        residency_delay_s: how late routers hear what replicas hold.
+    """
+
+    replicas: int
+    models_max: int = UNLIMITED
+    bytes_max: int = UNLIMITED
+    max_ongoing: int = 5
+    loads_max: int = UNLIMITED
+    policy: Callable[[], EvictionPolicy] = LRU
+    router: Callable[[], routing.Router] = field(default=expected_completion)
+    routers: int = 1
+    residency_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a trace.
+
+    Attributes:
+        latency_s: float64, from each request's arrival to its answer; NaN if it was rejected.
+        cold: bool, whether the request waited for a load of its model, its own or another's.
+        loads: how many.
+        load_seconds: spent on loads.
+    """
+
+    latency_s: NDArray[np.float64]
+    cold: NDArray[np.bool_]
+    loads: int
+    load_seconds: float
+
+    @property
+    def cold_ratio(self) -> float:
+        """Loads for each request."""
+        return self.loads / max(1, len(self.latency_s))
+
+    def quantile_s(self, q: float) -> float:
+        """A quantile of the latency of the requests that were answered; NaN if none was."""
+        answered = self.latency_s[~np.isnan(self.latency_s)]
+        return float(np.quantile(answered, q)) if len(answered) else float("nan")
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    id: str
+    cache: ModelCache
+    occupancy: Occupancy[routing.Router]
+
+
+# What a replica says of a model: a method of a router, the first of its arguments, and `harm_s`.
+_Told = tuple[Callable[..., list[routing.Command]], tuple[Any, ...], float]
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    number: int
+    model_id: str
+    router: routing.Router
+    arrived: float
+    service_s: float
+    sent: float = 0.0
+    granted: float = 0.0
+
+
+class World:
+    """Runs one trace through one fleet, once.
+
+    Each event calls a function at its time. Messages from replicas reach routers `residency_delay_s` later; requests,
+    answers and refusals take no time.
+    """
+
+    def __init__(self, trace: Trace, fleet: Fleet) -> None:
+        self._trace = trace
+        self._delay_s = fleet.residency_delay_s
+        self._replicas: dict[str, _Replica] = {}
+        self._routers = [fleet.router() for _ in range(fleet.routers)]
+        self._ticks: dict[routing.Router, float] = {}
+        self._events: list[tuple[float, int, Callable[..., None], Any, Any]] = []
+        self._order = itertools.count()
+        self._mail: deque[tuple[routing.Router, _Told]] = deque()
+        self._now = 0.0
+        self._requests: dict[int, _Request] = {}
+        catalog = trace.catalog
+        self._models = dict(
+            zip(catalog.ids, zip(catalog.load_s.tolist(), catalog.size_bytes.tolist(), strict=True), strict=True)
+        )
+        self._latency_s = array("d", [float("nan")]) * len(trace)
+        self._cold = bytearray(len(trace))
+        self._loads = 0
+        self._load_seconds = 0.0
+        for number in range(fleet.replicas):
+            self._add_replica(f"replica-{number}", fleet)
+
+    def _add_replica(self, replica_id: str, fleet: Fleet) -> None:
+        models = ModelCache(
+            fleet.models_max,
+            fleet.policy(),
+            Backoff(1.0, 10.0),
+            bytes_max=fleet.bytes_max,
+            loads_max=fleet.loads_max,
+        )
+        replica = _Replica(replica_id, models, Occupancy(fleet.max_ongoing))
+        self._replicas[replica_id] = replica
+        for router in self._routers:
+            replica.occupancy.join(router)
+            router.replica_up(replica_id, fleet.max_ongoing, models.room, (), (), 0.0, loads_max=fleet.loads_max)
+
+    def run(self, progress: Callable[[int], None] | None = None) -> Outcome:
+        """Everything that the trace brings about. `progress` is told now and then how many requests have arrived."""
+        trace, ids, events, routers = self._trace, self._trace.catalog.ids, self._events, itertools.cycle(self._routers)
+        number = 0
+        for at in range(0, len(trace), _CHUNK):
+            part = slice(at, at + _CHUNK)
+            columns = (trace.arrivals_s[part].tolist(), trace.models[part].tolist(), trace.service_s[part].tolist())
+            for arrived, model, service_s in zip(*columns, strict=True):
+                while events and events[0][0] <= arrived:
+                    self._next()
+                self._now = arrived
+                router = next(routers)
+                self._requests[number] = _Request(number, ids[model], router, arrived, service_s)
+                self._route(router, router.submit(number, ids[model], arrived))
+                if self._mail:
+                    self._deliver()
+                number += 1
+                if progress is not None and number % PROGRESS_REQUESTS == 0:
+                    progress(number)
+        while events:
+            self._next()
+        cold = np.frombuffer(self._cold, np.bool_)
+        return Outcome(np.frombuffer(self._latency_s, np.float64), cold, self._loads, self._load_seconds)
+
+    # Time
+
+    def _at(self, when: float, call: Callable[..., None], a: Any, b: Any) -> None:
+        heapq.heappush(self._events, (when, next(self._order), call, a, b))
+
+    def _next(self) -> None:
+        self._now, _, call, a, b = heapq.heappop(self._events)
+        call(a, b)
+        if self._mail:
+            self._deliver()
+
+    # Routers
+
+    def _route(self, router: routing.Router, commands: list[routing.Command]) -> None:
+        for command in commands:
+            if isinstance(command, routing.Send):
+                self._send(self._requests[command.number], self._replicas[command.replica_id], fits=command.fits)
+            elif isinstance(command, routing.Reject):
+                del self._requests[command.number]
+        if router.queued:
+            self._set_tick(router)
+
+    def _send(self, request: _Request, replica: _Replica, *, fits: bool) -> None:
+        router, now = request.router, self._now
+        if fits and not replica.cache.room and not replica.cache.knows(request.model_id):
+            self._refuse(request, replica, no_room=True)
+            return
+        if not replica.occupancy.begin(router):
+            self._refuse(request, replica, no_room=False)
+            return
+        request.sent = now
+        if request.model_id:
+            self._perform(replica, replica.cache.acquire(request.number, request.model_id, None, now))
+        else:
+            self._at(now + request.service_s, self._ended, replica, request)
+
+    def _refuse(self, request: _Request, replica: _Replica, *, no_room: bool) -> None:
+        router, ongoing = request.router, replica.occupancy.ongoing
+        replica.occupancy.told(router)
+        self._route(
+            router,
+            router.refused(
+                request.number, ongoing, self._now, no_room=no_room, holds=replica.cache.knows(request.model_id)
+            ),
+        )
+
+    def _set_tick(self, router: routing.Router) -> None:
+        at = router.next_tick
+        if at is not None and at < self._ticks.get(router, float("inf")):
+            self._ticks[router] = at
+            self._at(at, self._tick, router, at)
+
+    def _tick(self, router: routing.Router, at: float) -> None:
+        if self._ticks.get(router) == at:
+            del self._ticks[router]
+            self._route(router, router.tick(self._now))
+            self._set_tick(router)
+
+    def _tell(self, what: Callable[..., list[routing.Command]], replica: _Replica, model_id: str, *more: float) -> None:
+        """Have every router told the same of a model, and what room there is now."""
+        args = (replica.id, model_id, replica.cache.room, *more)
+        harm_s = replica.cache.harm_s
+        for router in self._routers:
+            if self._delay_s:
+                self._at(self._now + self._delay_s, self._hear, router, (what, args, harm_s))
+            else:
+                self._mail.append((router, (what, args, harm_s)))
+
+    def _hear(self, router: routing.Router, told: _Told) -> None:
+        what, args, harm_s = told
+        self._route(router, what(router, *args, self._now, harm_s))
+
+    def _deliver(self) -> None:
+        while self._mail:
+            self._hear(*self._mail.popleft())
+
+    # Replicas
+
+    def _perform(self, replica: _Replica, commands: list[cache.Command]) -> None:
+        now = self._now
+        for command in commands:
+            match command:
+                case cache.Grant():
+                    request = self._requests[command.ticket]
+                    request.granted = now
+                    if command.start is not cache.Start.WARM:
+                        self._cold[request.number] = 1
+                    self._at(now + request.service_s, self._ended, replica, request)
+                case cache.Load():
+                    load_s, _ = self._models[command.model_id]
+                    self._loads += 1
+                    self._load_seconds += load_s
+                    self._tell(type(self._routers[0]).model_loading, replica, command.model_id)
+                    self._at(now + load_s, self._loaded, replica, command.model_id)
+                case cache.Unload():
+                    self._tell(type(self._routers[0]).model_gone, replica, command.model_id)
+                    self._perform(replica, replica.cache.unloaded(command.model_id, now))
+                case cache.Reject():
+                    self._over(replica, self._requests[command.ticket])
+
+    def _loaded(self, replica: _Replica, model_id: str) -> None:
+        load_s, size_bytes = self._models[model_id]
+        commands = replica.cache.loaded(model_id, size_bytes, self._now)
+        self._tell(type(self._routers[0]).model_loaded, replica, model_id, load_s)
+        self._perform(replica, commands)
+
+    def _ended(self, replica: _Replica, request: _Request) -> None:
+        self._latency_s[request.number] = self._now - request.arrived
+        if request.model_id:
+            commands = replica.cache.release(request.number, self._now)
+            if commands:
+                self._perform(replica, commands)
+        self._over(replica, request)
+
+    def _over(self, replica: _Replica, request: _Request) -> None:
+        """The request needs its slot no longer, and its router is told so."""
+        router, occupancy, now = request.router, replica.occupancy, self._now
+        del self._requests[request.number]
+        occupancy.end(router)
+        occupancy.told(router)
+        router.answered(request.number)
+        load_s = max(0.0, request.granted - request.sent)
+        self._route(
+            router,
+            router.finish(
+                request.number,
+                now,
+                load_s,
+                occupancy.ongoing,
+                replica.cache.harm_s,
+                holds=replica.cache.measured(request.model_id) is not None,
+            ),
+        )
+        for mistaken in occupancy.mistaken():
+            self._tell_ongoing(mistaken, replica)
+
+    def _tell_ongoing(self, router: routing.Router, replica: _Replica) -> None:
+        self._at(self._now, self._correct, router, (replica.id, replica.occupancy.ongoing))
+
+    def _correct(self, router: routing.Router, told: tuple[str, int]) -> None:
+        self._route(router, router.told_ongoing(*told, self._now))
+
+
+def simulate(trace: Trace, fleet: Fleet, progress: Callable[[int], None] | None = None) -> Outcome:
+    """What would come of this trace with this fleet."""
+    return World(trace, fleet).run(progress)
