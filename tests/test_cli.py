@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from served import Client, processes_naming, serving, wait_until
+from typer.testing import CliRunner
+
+from modelplex.cli import cli
 
 APP = """
 from modelplex import serve
@@ -42,6 +45,7 @@ def modelplex(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         (["run", "program:app", "--app-dir", "nowhere"], 2, "no folder 'nowhere'"),
         (["run", "program:app", "--port", "70000"], 2, "65535"),
         (["run", "program:app", "--route-prefix", "x"], 2, "begins with '/'"),
+        (["run", "program:app", "--proxies", "0"], 2, "--proxies"),
         (["fly"], 2, "fly"),
     ],
 )
@@ -73,6 +77,19 @@ def test_a_deployment_that_cannot_start_is_told_and_is_exit_code_1(tmp_path: Pat
     )
     done = modelplex("run", "program:app", "--port", "0", cwd=tmp_path)
     assert (done.returncode, "takes no arguments" in done.stderr) == (1, True), done.stderr
+
+
+def test_reload_starts_over_with_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+
+    def keep(arguments: list[str], folder: Path) -> int:
+        told.append(arguments)
+        return 0
+
+    monkeypatch.setattr("modelplex.cli.run_reloading", keep)
+    given = ["--host", "::1", "--port", "1", "--app-dir", "d", "--name", "n", "--route-prefix", "/r", "--proxies", "3"]
+    assert CliRunner().invoke(cli, ["run", "program:app", *given, "--reload"]).exit_code == 0
+    assert told == [["run", "program:app", *given]]
 
 
 @pytest.mark.system

@@ -1,5 +1,7 @@
 """Options, their defaults, and model ids, which are hostile input."""
 
+import dataclasses
+import math
 import re
 from typing import Any
 
@@ -92,6 +94,7 @@ def test_a_deployment_has_the_defaults_that_users_know() -> None:
     options = DeploymentConfig(name="Model")
     assert (options.num_replicas, options.max_ongoing_requests, options.max_queued_requests) == (1, 5, -1)
     assert (options.graceful_shutdown_timeout_s, options.max_constructor_retry_count) == (20.0, 20)
+    assert options.max_leaked_bytes is None
     assert config.MAX_NUM_MODELS_PER_REPLICA == 3
 
 
@@ -109,10 +112,11 @@ def test_a_deployment_has_a_name_without_a_hash(name: Any) -> None:
         *(("max_queued_requests", value) for value in (-2, None, "5", 2.0, True)),
         *(("max_constructor_retry_count", value) for value in (-1, None, "5", 2.0)),
         *(("graceful_shutdown_timeout_s", value) for value in (-1, -0.1, None, "20")),
+        *(("max_leaked_bytes", value) for value in (0, -1, 1.5, True, "2 GiB", "lots")),
     ],
 )
 def test_a_wrong_option_is_refused_by_name_and_value(option: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{option} must be .*, got {re.escape(repr(value))}\.$"):
+    with pytest.raises(ValueError, match=rf"{option} must be .* got {re.escape(repr(value))}\.$"):
         DeploymentConfig(name="Model", **{option: value})
 
 
@@ -132,6 +136,13 @@ def test_options_may_be_as_small_as_this(option: str, value: int) -> None:
     assert getattr(DeploymentConfig(name="Model", **options), option) == value
 
 
+def test_a_size_may_be_text_and_is_a_number_from_then_on() -> None:
+    options = DeploymentConfig(name="Model", max_leaked_bytes="2GiB")
+    assert options.max_leaked_bytes == 2**31
+    assert dataclasses.replace(options, num_replicas=2).max_leaked_bytes == 2**31
+    assert dataclasses.replace(options, max_leaked_bytes=None).max_leaked_bytes is None
+
+
 def test_a_deployment_knows_the_names_of_its_options() -> None:
     assert DeploymentConfig.option_names()[:2] == ["name", "num_replicas"]
 
@@ -143,6 +154,28 @@ def test_http_has_the_defaults_that_users_know() -> None:
     options = HTTPOptions()
     assert (options.host, options.port, options.keep_alive_timeout_s) == ("127.0.0.1", 8000, 90)
     assert options.request_timeout_s is None
+    assert options.num_proxies == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, True])
+def test_there_is_at_least_one_proxy(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"num_proxies must be an integer .* 1, got {re.escape(repr(value))}\.$"):
+        HTTPOptions(num_proxies=value)
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, 1e300])
+def test_a_number_of_seconds_passes(value: float) -> None:
+    config.check_seconds("wait_s", value)
+
+
+@pytest.mark.parametrize(("value", "above_0"), [(-1, False), (None, False), ("1", False), (math.nan, False), (0, True)])
+def test_what_is_no_number_of_seconds_is_refused_by_name(value: Any, above_0: bool) -> None:
+    with pytest.raises(ValueError, match=rf"^wait_s must be a number of seconds .* 0, got {re.escape(repr(value))}\.$"):
+        config.check_seconds("wait_s", value, above_0=above_0)
+
+
+def test_none_is_any_time_where_0_makes_no_sense() -> None:
+    config.check_seconds("timeout_s", None, above_0=True)
 
 
 @pytest.mark.parametrize("prefix", [None, "/", "/shop", "/shop/v1", "/ü"])

@@ -13,6 +13,7 @@ ALL = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c,
 STATUS_AND_FAULT = {
     "ModelplexError": (500, Fault.SERVER),
     "InvalidModelIdError": (400, Fault.CLIENT),
+    "InvalidHeaderError": (400, Fault.CLIENT),
     "RouteNotFoundError": (404, Fault.CLIENT),
     "BodyTooLargeError": (413, Fault.CLIENT),
     "RequestCancelledError": (499, Fault.CLIENT),
@@ -22,6 +23,7 @@ STATUS_AND_FAULT = {
     "ModelLoadError": (500, Fault.USER_CODE),
     "ModelUnavailableError": (503, Fault.USER_CODE),
     "ModelLoadTimeoutError": (504, Fault.USER_CODE),
+    "ModelColdError": (503, Fault.LOAD),
     "ModelNotFoundError": (404, Fault.CLIENT),
     "ModelTooLargeError": (500, Fault.USER_CODE),
     "OvercommittedError": (500, Fault.USER_CODE),
@@ -85,6 +87,7 @@ def test_users_own_errors_do_not_take_the_place_of_ours() -> None:
     ("cls", "builtin"),
     [
         (errors.InvalidModelIdError, ValueError),
+        (errors.InvalidHeaderError, ValueError),
         (errors.NotInReplicaError, RuntimeError),
         (errors.DeploymentFailedError, RuntimeError),
         (errors.RequestTimeoutError, TimeoutError),
@@ -96,8 +99,15 @@ def test_an_error_is_caught_by_the_builtin_that_the_interface_promises(
     assert issubclass(cls, builtin)
 
 
-def test_a_model_that_is_not_tried_again_yet_is_a_load_error_too() -> None:
-    assert issubclass(errors.ModelUnavailableError, errors.ModelLoadError)
+@pytest.mark.parametrize("cls", [errors.ModelUnavailableError, errors.ModelColdError])
+def test_a_model_that_is_not_there_yet_is_a_load_error_too(cls: type[ModelplexError]) -> None:
+    assert issubclass(cls, errors.ModelLoadError)
+
+
+def test_a_cold_model_is_told_by_name_and_with_its_time() -> None:
+    error = errors.too_cold("m1", 2.5)
+    assert "'m1'" in str(error)
+    assert error.retry_after_s == 2.5
 
 
 def test_programs_import_errors_by_the_names_that_they_know() -> None:

@@ -148,6 +148,19 @@ def test_options_add_up_and_an_empty_model_id_takes_the_model_away(caller: FakeC
     assert [(call.model_id, call.method_name) for call in caller.calls] == [("m1", "predict"), ("", "predict")]
 
 
+def test_a_call_waits_for_a_cold_model_as_long_as_its_handle_says(caller: FakeCaller) -> None:
+    hasty = handle.options(max_cold_wait_s=0)
+    for each in (handle, hasty, hasty.options(multiplexed_model_id="m1").predict, hasty.options(max_cold_wait_s=1.5)):
+        each.remote().result()
+    assert [call.max_cold_wait_s for call in caller.calls] == [None, 0, 0, 1.5]
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, "2", float("nan")])
+def test_what_is_no_number_of_seconds_is_refused_before_anything_is_sent(value: Any) -> None:
+    with pytest.raises(ValueError, match="max_cold_wait_s must be a number of seconds of at least 0"):
+        handle.options(max_cold_wait_s=value)
+
+
 @pytest.mark.parametrize("model_id", ["../m", "a b", "x" * 257])
 def test_a_hostile_model_id_is_refused_before_anything_is_sent(model_id: str) -> None:
     with pytest.raises(InvalidModelIdError):
@@ -198,9 +211,11 @@ def test_nothing_can_be_called_before_something_is_served() -> None:
 def test_a_handle_that_travelled_calls_the_same(
     caller: FakeCaller, again: Callable[[DeploymentHandle], DeploymentHandle]
 ) -> None:
-    again(handle.options(method_name="predict", multiplexed_model_id="m1")).remote(1).result()
+    options: dict[str, Any] = {"method_name": "predict", "multiplexed_model_id": "m1", "max_cold_wait_s": 2.5}
+    again(handle.options(**options)).remote(1).result()
     [call] = caller.calls
     assert (call.app_name, call.deployment, call.method_name, call.model_id) == ("shop", "Model", "predict", "m1")
+    assert call.max_cold_wait_s == 2.5
 
 
 def test_a_handle_can_be_pickled_where_nothing_is_served() -> None:

@@ -79,7 +79,7 @@ def test_imports_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "core"], ids=name_of)
 def test_the_core_is_pure(path: Path) -> None:
     """Decisions know no clock, no event loop, no randomness, no input or output, and nothing outside of the core."""
-    allowed = {"collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools", "math"} | {
+    allowed = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools", "math"} | {
         "typing",
         "zlib",
     }

@@ -1,20 +1,26 @@
 """The command `modelplex`: thin verbs over the public interface.
 
 Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served or recorded, or
-was interrupted before it was; 2 the command line is wrong; 130 a second Ctrl-C ended everything at once.
+was interrupted before it was, or no plan meets its target; 2 the command line is wrong; 130 a second Ctrl-C ended
+everything at once.
 """
 
+import contextlib
 import importlib
 import re
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelplex import __version__, config, driver, errors, serve
 from modelplex.reload import end_with_parent, run_reloading
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 cli = typer.Typer(
     name="modelplex",
@@ -26,6 +32,7 @@ cli = typer.Typer(
 )
 
 _HTTP = config.HTTPOptions()
+_MAX_ONGOING = config.DeploymentConfig(name="default").max_ongoing_requests
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 lets the system choose.")]
@@ -105,11 +112,122 @@ def record(
     recorder.record(out, app, deployment, duration_s)
 
 
+@cli.command()
+def plan(
+    log: Annotated[Path, typer.Argument(help="What modelplex record wrote, or another log of requests.")],
+    p99: Annotated[str, typer.Option(help="99% of the requests are to be answered within so long: 200ms, 2s.")] = "",
+    replicas: Annotated[str, typer.Option(help="Numbers of replicas: 3, or 1-16, or 2,4,8.")] = "",
+    models_max: Annotated[str, typer.Option(help="Models that a replica may hold: 4, or 4,8,16.")] = "",
+    bytes_max: Annotated[str, typer.Option("--bytes", help="Bytes that they may take: 8GiB, or 8GiB,16GiB.")] = "",
+    eviction: Annotated[str, typer.Option(help="Policies.")] = ",".join(config.EVICTION_POLICIES),
+    max_ongoing: Annotated[int, typer.Option(min=1, help="Requests that run at a time on a replica.")] = _MAX_ONGOING,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Compare with other ways to route.")] = False,
+    json: Annotated[str, typer.Option(help="Write JSON to this file; - is the output, instead of the table.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")] = None,
+    service_s: Annotated[
+        float | None, typer.Option(min=0, help="What a request runs, if the log says nothing.")
+    ] = None,
+    load_s: Annotated[float | None, typer.Option(min=0, help="What a load takes, if the log says nothing.")] = None,
+    size: Annotated[str, typer.Option(help="What a model takes, if the log says nothing: 300MiB.")] = "",
+) -> None:
+    """Say how many replicas, of how much memory, answer the requests of a log in time.
+
+    Without --p99, say what the fleets of --replicas and --models-max, or --bytes, would do.
+    """
+    try:
+        from modelplex.sim import log as logs
+        from modelplex.sim import planner, plots, report
+        from modelplex.sim.prediction import Question
+
+        target_s = _seconds(p99) if p99 else None
+        if target_s is None and not (replicas and (models_max or bytes_max)):
+            raise typer.BadParameter("it takes --p99, or --replicas and --models-max or --bytes to simulate these.")
+        size_bytes = config.parse_bytes("--size", size) if size else None
+        read = logs.read(log, service_s=service_s, load_s=load_s, size_bytes=size_bytes)
+        sizes, in_bytes = planner.sizes(
+            read.trace, _integers("--models-max", models_max), _bytes(bytes_max), sized=bool(size_bytes)
+        )
+        question = Question(
+            trace=read.trace,
+            p99_s=target_s,
+            replicas=_integers("--replicas", replicas) or planner.REPLICAS,
+            sizes=sizes,
+            in_bytes=in_bytes,
+            evictions=_policies(eviction),
+            max_ongoing=max_ongoing,
+        )
+        with _progress_bar() as progress:
+            found = planner.plan(question, with_baselines=baselines, progress=progress)
+            if plot is not None:
+                plots.draw(plot, found, progress)
+        if json:
+            _write(json, report.to_json(read, found))
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"a plan needs {error.name}: pip install 'modelplex[plan]'") from error
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if json != "-":
+        typer.echo(report.text(read, found))
+    if not found.met:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Shows what is done, and which part of it, on a terminal; answers who is to be told."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(what: str, part: float) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=1.0)
+            bar.update(tasks[what], completed=part)
+
+        yield told
+
+
+def _write(file: str, text: str) -> None:
+    if file == "-":
+        typer.echo(text)
+    else:
+        Path(file).write_text(text + "\n")
+
+
+def _policies(names: str) -> list[str]:
+    policies = names.split(",")
+    for policy in policies:
+        if policy not in config.EVICTION_POLICIES:
+            raise typer.BadParameter(f"there is no policy {policy!r}; there are {', '.join(config.EVICTION_POLICIES)}.")
+    return list(dict.fromkeys(policies))
+
+
+def _integers(option: str, text: str) -> list[int]:
+    """Ascending, of numbers and ranges as 1-4,8."""
+    numbers: set[int] = set()
+    for part in text.split(",") if text else ():
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 0 < first <= last < 10_000:
+            raise typer.BadParameter(f"{option} takes numbers from 1 on, as 3 or 1-16 or 2,4,8; got {text!r}.")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def _bytes(text: str) -> list[int]:
+    return sorted({config.parse_bytes("--bytes", part) for part in text.split(",")}) if text else []
+
+
 def _seconds(duration: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd])", duration)
     if found is None:
-        raise typer.BadParameter(f"{duration!r} is no duration: it takes a number and one of s, m, h, d, as 90s or 2h.")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+        raise typer.BadParameter(
+            f"{duration!r} is no duration: it takes a number and one of ms, s, m, h, d, as 90s or 2h."
+        )
+    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _import_application(import_path: str, app_dir: Path) -> serve.Application:

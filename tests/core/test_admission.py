@@ -186,6 +186,25 @@ def test_an_earlier_deadline_is_a_reason_to_look() -> None:
     assert room.next_look == 3.0
 
 
+@pytest.mark.parametrize(
+    ("look_at", "deadline", "cold_deadline", "next_look"),
+    [
+        (10.0, 5.0, 3.0, 3.0),
+        (10.0, 3.0, 5.0, 3.0),
+        (2.0, 3.0, 5.0, 2.0),
+        (None, None, 3.0, 3.0),
+        (10.0, None, 30.0, 10.0),
+    ],
+)
+def test_the_earliest_reason_to_look_counts(
+    look_at: float | None, deadline: float | None, cold_deadline: float | None, next_look: float
+) -> None:
+    room = WaitingRoom(UNLIMITED)
+    room.add(Pending(1, "m", deadline, cold_deadline), "a", look_at)
+    assert room.next_look == next_look
+    assert numbers(room.due(next_look)) == [1]
+
+
 def test_a_later_deadline_is_not() -> None:
     room = WaitingRoom(UNLIMITED)
     room.add(pending(1, deadline=30.0), "a", 10.0)

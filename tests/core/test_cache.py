@@ -4,20 +4,11 @@ from itertools import count
 
 import pytest
 
+from modelplex.core.allocation import OVERTAKES_MAX
 from modelplex.core.backoff import Backoff
 from modelplex.core.budget import UNLIMITED
-from modelplex.core.cache import (
-    OVERTAKES_MAX,
-    Command,
-    Grant,
-    Load,
-    ModelCache,
-    Reject,
-    Start,
-    Unload,
-    Why,
-)
-from modelplex.core.eviction import LRU, EvictionPolicy, IdleModel
+from modelplex.core.cache import Command, Grant, Load, ModelCache, Reject, Start, Unload, Why
+from modelplex.core.eviction import GDSF, LRU, EvictionPolicy, IdleModel
 from modelplex.core.failures import FAILURES_MAX
 
 NOW = 0.0
@@ -233,11 +224,11 @@ def test_the_policy_chooses_whom_to_evict() -> None:
 
 
 def test_the_policy_is_told_what_an_idle_model_has_cost_and_how_often_it_was_used() -> None:
-    told: list[IdleModel] = []
+    told: list[tuple[str, int, float, int]] = []
 
     class Listening(LRU):
         def add(self, model: IdleModel) -> None:
-            told.append(model)
+            told.append((model.model_id, model.size_bytes, model.load_s, model.uses))
             super().add(model)
 
     cache = make(3, Listening())
@@ -246,7 +237,7 @@ def test_the_policy_is_told_what_an_idle_model_has_cost_and_how_often_it_was_use
     cache.loaded("a", 7, 12.5)
     cache.release(1, 13.0)
     cache.release(2, 14.0)
-    assert told[-1] == IdleModel("a", size_bytes=7, load_s=2.5, uses=2)
+    assert told[-1] == ("a", 7, 2.5, 2)
 
 
 # Room
@@ -557,6 +548,255 @@ def test_nor_do_lessees_that_ask_for_too_much_each_time() -> None:
         assert cache.acquire(100 + 2 * n, "c", f"owner {n}", NOW) == []
         assert cache.acquire(101 + 2 * n, "a", f"owner {n}", NOW)[0] == warm(101 + 2 * n, "a")
     assert cache.acquire(3, "a", "C", NOW) == []
+
+
+# A place that is cheaper than every idle one
+
+DEAR_S, CHEAP_S = 100.0, 1.0
+NEW_S = (DEAR_S + CHEAP_S) / 2  # what the load of a new model is expected to take
+START = DEAR_S + CHEAP_S
+
+
+class Favourite(LRU):
+    """Of the models in use it has an opinion, of idle ones none."""
+
+    def worth(self, model: IdleModel) -> float:
+        return 10.0 * (model.model_id == "dear")
+
+
+def one_dear_and_idle_one_cheap_and_leased(
+    policy: EvictionPolicy | None = None, owner: str | None = None, models_max: int = 2
+) -> ModelCache:
+    """At START, ticket 2 has just got the cheap one."""
+    cache = make(models_max, policy or GDSF())
+    assert cache.acquire(1, "dear", None, 0.0) == [Load("dear")]
+    assert cache.loaded("dear", 1, DEAR_S) == [Grant(1, "dear", Start.COLD)]
+    assert cache.release(1, DEAR_S) == []
+    assert cache.acquire(2, "cheap", owner, DEAR_S) == [Load("cheap")]
+    assert cache.loaded("cheap", 1, START) == [Grant(2, "cheap", Start.COLD)]
+    return cache
+
+
+def test_a_cold_model_waits_for_the_place_of_one_in_use_that_is_worth_clearly_less_than_every_idle_one() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.release(2, START + 0.5) == [Unload("cheap")]
+    assert cache.unloaded("cheap", START + 0.5) == [Load("new")]
+    assert cache.next_tick is None
+
+
+def test_it_waits_for_the_place_of_one_that_loads_too() -> None:
+    cache = make(2, GDSF())
+    cache.acquire(1, "cheap", None, 0.0)
+    cache.loaded("cheap", 1, CHEAP_S)
+    cache.release(1, CHEAP_S)
+    cache.acquire(2, "dear", None, CHEAP_S)
+    cache.loaded("dear", 1, START)
+    assert cache.acquire(3, "third", None, START) == [Unload("cheap")]
+    cache.unloaded("cheap", START)  # "third" loads, and is expected to cost what both do on average
+    for ticket in range(4, 10):
+        cache.acquire(ticket, "dear", None, START)
+        cache.release(ticket, START)
+    cache.release(2, START)
+    assert cache.acquire(20, "cheap", None, START) == []
+    assert cache.next_tick == START + CHEAP_S
+    assert cache.loaded("third", 1, START + 0.5) == [Grant(3, "third", Start.COLD)]
+
+
+def test_it_waits_no_longer_than_its_own_load_takes() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased(Favourite())
+    assert cache.acquire(3, "new", None, START) == []
+    ticks = [cache.next_tick]
+    last = 2
+    for n in range(OVERTAKES_MAX - 1):  # the cheap one stays in use, always lately granted
+        now = START + NEW_S * (n + 1) / OVERTAKES_MAX
+        assert cache.acquire(100 + n, "cheap", None, now) == [warm(100 + n, "cheap")]
+        assert cache.release(last, now) == []
+        last = 100 + n
+    ticks.append(cache.next_tick)
+    assert cache.tick(START + NEW_S) == [Unload("dear")]
+    ticks.append(cache.next_tick)
+    assert ticks == [START + NEW_S, START + NEW_S, None]
+    assert cache.unloaded("dear", START + NEW_S) == [Load("new")]
+
+
+def test_it_does_not_wait_for_one_that_has_been_in_use_for_longer_than_its_load_took() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START + CHEAP_S) == [Unload("dear")]
+
+
+def test_nor_any_longer_once_that_is_so() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.acquire(4, "new", None, START + CHEAP_S) == [Unload("dear")]
+
+
+def test_nor_for_one_that_is_not_clearly_cheaper() -> None:
+    cache = make(2, GDSF())
+    for ticket, model_id in enumerate("ab"):
+        cache.acquire(ticket, model_id, None, ticket * 10.0)
+        cache.loaded(model_id, 1, ticket * 10.0 + 10.0)
+    cache.release(0, 20.0)
+    assert cache.acquire(3, "new", None, 20.0) == [Unload("a")]
+
+
+def test_nor_without_end_when_it_was_never_expected_to_take_time() -> None:
+    cache = make(1, GDSF())
+    keep(cache, "a")
+    assert cache.acquire(1, "b", None, NOW) == [Unload("a")]
+
+
+def test_lru_never_waits_for_a_cheaper_place() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased(LRU())
+    assert cache.acquire(3, "new", None, START) == [Unload("dear")]
+
+
+def test_while_one_waits_for_a_cheap_place_nobody_else_waits_for_the_same() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.acquire(4, "newer", None, START) == [Unload("dear")]
+
+
+def test_those_behind_one_that_waits_for_a_cheap_place_get_what_room_there_is() -> None:
+    cache = ModelCache(UNLIMITED, Favourite(), Backoff(base_s=1.0, max_s=60.0), bytes_max=100)
+    for ticket, (model_id, size_bytes) in enumerate([("small", 10), ("large", 80), ("dear", 40), ("cheap", 45)]):
+        cache.acquire(ticket, model_id, None, float(ticket))
+        if model_id == "dear":
+            assert cache.unloaded("small", 2.0) == []
+            assert cache.unloaded("large", 2.0) == [Load("dear")]
+        assert cache.loaded(model_id, size_bytes, ticket + 1.0) == [Grant(ticket, model_id, Start.COLD)]
+        if model_id != "cheap":
+            cache.release(ticket, ticket + 1.0)
+    assert cache.acquire(4, "large", None, 4.0) == []
+    assert cache.next_tick == 5.0
+    assert cache.acquire(5, "small", None, 4.0) == [Load("small")]
+
+
+def test_a_request_that_holds_the_cheap_model_does_not_wait_for_its_place() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased(owner="A")
+    assert cache.acquire(3, "new", "A", START) == [Unload("dear")]
+
+
+def test_nor_does_another_while_that_request_waits_for_room() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased(owner="A", models_max=3)
+    cache.acquire(3, "other", "B", START)
+    cache.loaded("other", 1, START + DEAR_S)  # in use, and dear
+    cache.acquire(4, "cheap", "A", START + DEAR_S)
+    assert cache.acquire(5, "new", "C", START + DEAR_S) == []
+    assert cache.acquire(6, "newer", "A", START + DEAR_S) == [Unload("dear")]
+
+
+def test_who_waits_for_a_cheap_place_may_leave() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.release(3, START) == []
+    assert cache.next_tick is None
+    assert cache.release(2, START) == []
+    assert cache.resident == ["dear", "cheap"]
+
+
+def test_who_waits_for_a_cheap_place_is_told_when_the_cache_closes() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.close(START) == [closed(3, "new"), Unload("dear")]
+    assert cache.next_tick is None
+
+
+def test_a_policy_of_the_users_may_say_what_models_are_worth() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased(Favourite())
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.release(2, START) == [Unload("dear")]  # what is evicted is the policy's choice still
+
+
+# What may be asked of it
+
+
+def test_a_model_is_known_while_it_is_here_or_waited_for() -> None:
+    cache = make(1)
+    known = [cache.knows("a")]
+    cache.acquire(1, "a", None, NOW)
+    known.append(cache.knows("a"))
+    cache.loaded("a", 1, NOW)
+    known.append(cache.knows("a"))
+    cache.acquire(2, "b", None, NOW)
+    known.append(cache.knows("b"))
+    cache.release(1, NOW)  # "a" is being unloaded
+    known.append(cache.knows("a"))
+    cache.unloaded("a", NOW)
+    assert [*known, cache.knows("a")] == [False, True, True, True, True, False]
+
+
+def test_what_is_resident_has_been_measured_and_nothing_else() -> None:
+    cache = make(1)
+    measured = [cache.measured("a")]
+    cache.acquire(1, "a", None, 1.0)
+    measured.append(cache.measured("a"))
+    cache.loaded("a", 7, 3.5)
+    measured.append(cache.measured("a"))
+    cache.acquire(2, "b", None, 4.0)
+    cache.release(1, 4.0)
+    assert [*measured, cache.measured("a")] == [None, None, (7, 2.5), None]
+
+
+def test_the_rest_of_a_load_is_what_it_was_expected_to_take_less_what_it_has_taken() -> None:
+    cache = make(3)
+    assert cache.rest_s("new", 0.0) == 0.0
+    cache.acquire(1, "a", None, 0.0)
+    cache.loaded("a", 1, 8.0)
+    assert (cache.rest_s("new", 8.0), cache.rest_s("a", 8.0)) == (8.0, 8.0)
+    cache.acquire(2, "b", None, 10.0)
+    assert [cache.rest_s("b", now) for now in (10.0, 12.0, 30.0)] == [8.0, 6.0, 20.0]
+
+
+def test_a_model_that_was_loaded_before_is_expected_to_take_as_long_again() -> None:
+    cache = make(1)
+    for ticket, (model_id, load_s) in enumerate([("a", 8.0), ("b", 2.0)]):
+        cache.acquire(ticket, model_id, None, ticket * 10.0)
+        if ticket:
+            cache.unloaded("a", 10.0)
+        cache.loaded(model_id, 1, ticket * 10.0 + load_s)
+        cache.release(ticket, ticket * 10.0 + load_s)
+    assert [cache.rest_s(model_id, 20.0) for model_id in ("a", "b", "new")] == [8.0, 2.0, 5.0]
+
+
+# Harm
+
+
+def test_an_empty_cache_does_no_harm() -> None:
+    assert make(1).harm_s == 0.0
+
+
+def test_harm_is_the_load_of_the_next_victim_by_its_demand() -> None:
+    cache = make(2)
+    harm_s = []
+    for ticket, (model_id, load_s) in enumerate([("a", 8.0), ("b", 2.0)]):
+        cache.acquire(ticket, model_id, None, 0.0)
+        cache.loaded(model_id, 1, load_s)
+        cache.release(ticket, load_s)
+        harm_s.append(cache.harm_s)
+    # First the only one, of which all uses were; then one of two, equally used, which is a demand of 1.
+    assert harm_s == pytest.approx([8.0, 8.0], rel=0.01)
+    for ticket in range(10, 16):
+        cache.acquire(ticket, "b", None, 10.0)
+        cache.release(ticket, 10.0)
+    assert cache.harm_s == pytest.approx(8.0 * 2 / 8, rel=0.05)  # one use in eight is of "a", among two models
+
+
+def test_a_leased_model_does_no_harm_since_it_is_not_the_next_to_go() -> None:
+    cache = make(2)
+    for ticket, (model_id, load_s) in enumerate([("slow", 8.0), ("fast", 2.0)]):
+        cache.acquire(ticket, model_id, None, 0.0)
+        cache.loaded(model_id, 1, load_s)
+    cache.release(1, 8.0)
+    assert cache.harm_s == pytest.approx(2.0, rel=0.01)
+
+
+def test_when_nothing_could_be_evicted_it_is_as_if_an_average_model_had_all_the_demand() -> None:
+    cache = make(2)
+    for ticket, (model_id, load_s) in enumerate([("slow", 8.0), ("fast", 2.0)]):
+        cache.acquire(ticket, model_id, None, 0.0)
+        cache.loaded(model_id, 1, load_s)
+    assert cache.harm_s == (8.0 + 2.0) / 2 * 2
 
 
 # Close

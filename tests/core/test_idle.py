@@ -1,10 +1,14 @@
-from modelplex.core.eviction import LRU
-from modelplex.core.idle import IdleModels
+import pytest
+
+from modelplex.core.eviction import GDSF, LRU
+from modelplex.core.idle import CLEARLY_LOG2, IdleModels
+from modelplex.core.learned import Known
 from modelplex.core.shelf import Entry
 
 
-def resident(model_id: str, since: float = 0.0) -> Entry:
-    return Entry(model_id, size_bytes=1, proven=True, resident_since=since)
+def resident(model_id: str, since: float = 0.0, worth_log2: float = 0.0) -> Entry:
+    """A model of one byte that loads in a second; GDSF takes its frequency alone for its worth."""
+    return Entry(model_id, 1, Known(1, load_s=1.0, frequency=1.0, counted_at=worth_log2), resident_since=since)
 
 
 def test_an_idle_model_may_be_evicted_until_it_is_used_again() -> None:
@@ -32,12 +36,12 @@ def test_a_young_model_may_be_evicted_when_it_is_old_enough() -> None:
 
 
 def test_all_may_be_evicted_when_all_are_offered() -> None:
-    idle = IdleModels(LRU(), 10.0, None)
-    idle.add(resident("a"), 0.0)
+    idle, model = IdleModels(LRU(), 10.0, None), resident("a")
+    idle.add(model, 0.0)
     idle.offer_all()
     idle.add(resident("b"), 0.0)
     victims = [idle.victim()]
-    idle.remove(resident("a"))
+    idle.remove(model)
     assert [*victims, idle.victim()] == ["a", "b"]
 
 
@@ -77,3 +81,26 @@ def test_timers_do_not_pile_up_with_use() -> None:
         idle.remove(model)
     assert idle.overdue(10.0) == []
     assert idle.next_look is None
+
+
+# What models are worth
+
+
+def test_what_models_in_use_are_worth_is_told_least_first() -> None:
+    idle = IdleModels(GDSF(), 0.0, None)
+    worths = idle.worths([resident("a", worth_log2=3.0), resident("b", worth_log2=1.0), resident("c", worth_log2=2.0)])
+    assert worths == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(("more_log2", "is_dearer"), [(0.0, False), (CLEARLY_LOG2, False), (CLEARLY_LOG2 + 0.01, True)])
+def test_a_model_is_dearer_when_it_is_worth_clearly_more(more_log2: float, is_dearer: bool) -> None:
+    idle = IdleModels(GDSF(), 0.0, None)
+    idle.add(resident("a", worth_log2=more_log2), 0.0)
+    assert idle.dearer("a", 0.0) is is_dearer
+
+
+def test_a_policy_that_has_no_worth_has_no_opinion_of_models_in_use() -> None:
+    idle = IdleModels(LRU(), 0.0, None)
+    idle.add(resident("dear", worth_log2=100.0), 0.0)
+    assert idle.worths([resident("cheap")]) == []
+    assert not idle.dearer("dear", 0.0)

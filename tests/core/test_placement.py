@@ -1,19 +1,30 @@
 """The best replica for a model, by what is expected to take how long."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from modelplex.core import rendezvous
-from modelplex.core.admission import Pending
+from modelplex.core import rendezvous, routing
+from modelplex.core.admission import UNLIMITED, Pending
 from modelplex.core.estimates import Estimates
-from modelplex.core.placement import HOLDERS_SCORED, MARGIN_S, Fleet
+from modelplex.core.placement import CROWDED, MARGIN_S, SCORED_MAX, SHARED_S, SHARED_SCORED_MAX, Fleet
 from modelplex.core.residency import Flight, ReplicaView
+from modelplex.core.routing import Router, Send
 
 LOAD_S = 1.0
 SERVICE_S = 0.1
 
 
-def replica(replica_id: str, *loaded: str, slots: int = 1, room: int | None = 2) -> ReplicaView:
-    view = ReplicaView(replica_id, slots, room)
+def replica(
+    replica_id: str,
+    *loaded: str,
+    slots: int = 1,
+    room: int | None = 2,
+    loads_max: int = UNLIMITED,
+    harm_s: float = 0.0,
+) -> ReplicaView:
+    view = ReplicaView(replica_id, slots, room, loads_max=loads_max, harm_s=harm_s)
     for model_id in loaded:
         view.told_loaded(model_id)
     return view
@@ -40,7 +51,7 @@ def chosen(together: Fleet, model_id: str, now: float = 0.0) -> str:
 
 
 def in_order(model_id: str, *replica_ids: str) -> list[str]:
-    return rendezvous.first(model_id, replica_ids, len(replica_ids))
+    return rendezvous.order(model_id, replica_ids)
 
 
 # The index
@@ -49,14 +60,14 @@ def in_order(model_id: str, *replica_ids: str) -> list[str]:
 def test_what_a_replica_holds_or_loads_when_it_joins_is_in_the_index() -> None:
     a = replica("a", "x")
     a.told_loading("y", 0.0)
-    assert fleet(a)._holders == {"x": {"a": a}, "y": {"a": a}}
+    assert fleet(a)._holders == {"x": (a,), "y": (a,)}
 
 
 def test_a_replica_that_leaves_is_in_no_part_of_the_index() -> None:
     a, b = replica("a", "x", "y"), replica("b", "x")
     together = fleet(a, b)
     together.leave("a")
-    assert together._holders == {"x": {"b": b}}
+    assert together._holders == {"x": (b,)}
     assert list(together.views) == ["b"]
 
 
@@ -64,7 +75,7 @@ def test_a_booking_is_in_the_index_until_it_ends() -> None:
     a = replica("a")
     together = fleet(a)
     together.book(a, "x")
-    assert together._holders == {"x": {"a": a}}
+    assert together._holders == {"x": (a,)}
     together.unbook(a, "x")
     assert together._holders == {}
 
@@ -116,6 +127,18 @@ def test_without_a_model_and_equally_busy_they_take_turns() -> None:
     assert chosen(fleet(a, b), "") == "a"
 
 
+def test_without_a_model_and_of_many_replicas_all_take_turns() -> None:
+    views = [replica(f"r{n}", slots=9) for n in range(3 * SCORED_MAX)]
+    together, seen = fleet(*views), []
+    for number in range(2 * len(views)):
+        seen.append(chosen(together, ""))
+        view = together.views[seen[-1]]
+        run(view)
+        view.sent_last = number
+        together.sent(view)
+    assert sorted(seen) == sorted(2 * [view.replica_id for view in views])
+
+
 # Holders
 
 
@@ -125,10 +148,34 @@ def test_a_holder_with_a_free_slot_is_chosen() -> None:
         assert chosen(fleet(*views), "m") == holder
 
 
-def test_among_idle_holders_the_one_with_the_most_free_slots_is_chosen() -> None:
-    a, b = replica("a", "m", slots=3), replica("b", "m", slots=3)
-    run(a, "m")
+def test_of_several_holders_the_first_of_the_order_is_used_until_half_full() -> None:
+    """Copies that are not needed become idle, and make room."""
+    views = {r: replica(r, "m", slots=4) for r in "abc"}
+    together, seen = fleet(*views.values()), []
+    for _ in range(12):
+        seen.append(chosen(together, "m"))
+        run(views[seen[-1]], "m")
+    order = in_order("m", *"abc")
+    each = int(4 * CROWDED) + 1
+    assert seen[: 3 * each] == [r for r in order for _ in range(each)]
+    assert {r: seen.count(r) for r in "abc"} == dict.fromkeys("abc", 4)
+
+
+def test_beyond_half_full_the_holder_with_the_most_free_slots_is_chosen() -> None:
+    a, b = replica("a", "m", slots=4), replica("b", "m", slots=4)
+    for _ in range(3):
+        run(a, "m")
     assert chosen(fleet(a, b), "m") == "b"
+    for _ in range(3):
+        run(b, "m")
+    a.slots.give_back()
+    assert chosen(fleet(a, b), "m") == "a"
+
+
+def test_holders_are_in_the_models_order_however_they_came() -> None:
+    for ids in ("abcdef", "fedcba", "cafebd"):
+        together = fleet(*(replica(r, "m") for r in ids))
+        assert [view.replica_id for view in together._holders["m"]] == in_order("m", *"abcdef")
 
 
 def test_a_free_holder_is_chosen_before_a_full_one_even_if_service_takes_no_time() -> None:
@@ -168,11 +215,38 @@ def test_a_model_that_loads_somewhere_is_waited_for_there() -> None:
     assert chosen(fleet(a, b), "m", now=1000.0) == "a"
 
 
-def test_of_many_holders_those_with_a_free_slot_are_weighed_first() -> None:
-    full = [replica(f"full-{n}", "m") for n in range(HOLDERS_SCORED + 1)]
-    for view in full:
+@pytest.mark.parametrize("full", [SCORED_MAX, SCORED_MAX + 1, 3 * SCORED_MAX])
+def test_of_many_holders_one_with_a_free_slot_is_found(full: int) -> None:
+    views = [replica(f"full-{n}", "m") for n in range(full)]
+    for view in views:
         run(view, "m")
-    assert chosen(fleet(*full, replica("free", "m")), "m") == "free"
+    together = fleet(*views, replica("free", "m"))
+    assert [chosen(together, "m") for _ in range(10)] == ["free"] * 10
+
+
+def test_many_holders_take_turns_to_be_weighed() -> None:
+    together = fleet(*(replica(f"r{n}", "m", slots=100) for n in range(4 * SCORED_MAX)))
+    seen = {chosen(together, "m") for _ in range(4)}
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("replicas", [1, SCORED_MAX, 2 * SCORED_MAX + 3])
+@pytest.mark.parametrize("last_has", [False, True])
+def test_a_model_is_cold_unless_one_of_however_many_has_loaded_it(replicas: int, last_has: bool) -> None:
+    views = [replica(f"r{n}") for n in range(replicas)]
+    for view in views:
+        view.told_loading("m", 0.0)
+    if last_has:
+        views[-1].told_loaded("m")
+    together = fleet(*views)
+    cold = {together.cold_s("m", 0.25) for _ in range(replicas)}
+    assert cold == ({None} if last_has else {0.75})
+
+
+def test_a_model_that_nobody_has_is_cold_for_as_long_as_a_load_takes() -> None:
+    together = fleet(replica("a"))
+    together.estimates.saw_load("slow", 30.0)
+    assert together.cold_s("slow", 0.0) == 30.0
 
 
 # Copies
@@ -209,12 +283,13 @@ def test_an_eviction_makes_a_copy_dearer_by_a_load() -> None:
     assert chosen(fleet(a, b), "m", now=3.2) == "b"
 
 
-def test_loads_that_run_there_already_make_a_copy_dearer() -> None:
-    a, b = replica("a", "m"), replica("b", slots=5)
+@pytest.mark.parametrize(("loads_max", "from_s"), [(UNLIMITED, 2.1), (1, 3.1), (2, 2.1)])
+def test_loads_that_it_would_have_to_wait_for_make_a_copy_dearer(loads_max: int, from_s: float) -> None:
+    a, b = replica("a", "m"), replica("b", slots=5, loads_max=loads_max)
     b.told_loading("x", 0.0)
     run(a, "m")
-    assert chosen(fleet(a, b), "m", now=4.0) == "a"
-    assert chosen(fleet(a, b), "m", now=4.2) == "b"
+    assert chosen(fleet(a, b), "m", now=from_s - 0.05) == "a"
+    assert chosen(fleet(a, b), "m", now=from_s + 0.05) == "b"
 
 
 def test_a_replica_without_a_free_slot_gets_no_copy() -> None:
@@ -274,11 +349,152 @@ def test_room_that_is_booked_is_no_longer_there() -> None:
         assert chosen(together, f"m{number}") == in_order(f"m{number}", "a", "b")[0]
 
 
-def test_the_second_of_the_order_is_taken_when_the_first_is_busy_with_loads() -> None:
-    one, two, _ = in_order("m", "a", "b", "c")
-    views = {r: replica(r, slots=5) for r in "abc"}
-    views[one].told_loading("x", 0.0)
-    assert chosen(fleet(*views.values()), "m") == two
+@pytest.mark.parametrize(("loads_max", "place"), [(UNLIMITED, 0), (2, 0), (1, 1)])
+def test_the_second_of_the_order_is_taken_when_the_load_would_have_to_wait_at_the_first(
+    loads_max: int, place: int
+) -> None:
+    order = in_order("m", *"abc")
+    views = {r: replica(r, slots=5, loads_max=loads_max) for r in "abc"}
+    views[order[0]].told_loading("x", 0.0)
+    assert chosen(fleet(*views.values()), "m") == order[place]
+
+
+def test_of_those_that_must_evict_the_one_is_chosen_where_it_does_least_harm() -> None:
+    for number in range(20):
+        views = [replica(r, room=0, slots=5, harm_s=harm_s) for r, harm_s in [("a", 0.5), ("b", 0.1), ("c", 0.9)]]
+        assert chosen(fleet(*views), f"m{number}") == "b"
+
+
+def test_harm_counts_not_where_there_is_room() -> None:
+    """As far as possible the same in all routers."""
+    for number in range(20):
+        views = [replica(r, harm_s=harm_s) for r, harm_s in [("a", 0.5), ("b", 0.1), ("c", 0.9)]]
+        assert chosen(fleet(*views), f"m{number}") == in_order(f"m{number}", *"abc")[0]
+
+
+def test_harm_that_is_booked_comes_on_top() -> None:
+    a, b = replica("a", room=0, slots=9, harm_s=0.10), replica("b", room=0, slots=9, harm_s=0.15)
+    together = fleet(a, b)
+    assert chosen(together, "m") == "a"
+    together.book(a, "other")
+    assert chosen(together, "m") == "b"
+
+
+def test_among_equals_in_harm_a_crowded_replica_comes_last() -> None:
+    """A load keeps a slot from others for as long as it takes."""
+    for number in range(20):
+        a, b = replica("a", room=0, slots=4), replica("b", room=0, slots=4)
+        for _ in range(3):
+            run(a)
+        assert chosen(fleet(a, b), f"m{number}") == "b"
+
+
+# Many replicas
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_of_many_replicas_one_that_is_near_is_chosen_by_all_routers(room: int) -> None:
+    ids = [f"r{n}" for n in range(50)]
+    one, other = fleet(*(replica(r, room=room) for r in ids)), fleet(*(replica(r, room=room) for r in reversed(ids)))
+    where = [chosen(one, f"m{number}") for number in range(200)]
+    assert where == [chosen(other, f"m{number}") for number in range(200)]
+    assert len(set(where)) > 30
+
+
+def test_the_only_one_of_many_with_room_is_found() -> None:
+    for number in range(20):
+        views = [replica(f"r{n}", room=0) for n in range(50)]
+        together = fleet(*views, replica("roomy", room=1))
+        assert chosen(together, f"m{number}") == "roomy"
+
+
+@pytest.mark.parametrize("free_room", [0, 2])
+def test_the_only_one_of_many_with_a_free_slot_is_found(free_room: int) -> None:
+    for number in range(20):
+        views = [replica(f"r{n}", room=free_room) for n in range(50)]
+        together = fleet(*views, replica("free", room=free_room))
+        for view in views:
+            run(view)
+            together.sent(view)
+        assert chosen(together, f"m{number}") == "free"
+
+
+def test_the_only_one_of_many_with_a_free_slot_is_found_when_others_have_filled_the_rest() -> None:
+    views = [replica(f"r{n}") for n in range(50)]
+    together = fleet(*views, replica("free"))
+    for view in views:
+        together.told_ongoing(view, 1, 0.0)
+    assert [chosen(together, model_id) for model_id in ("", "m", "")] == ["free"] * 3
+
+
+def test_a_replica_that_was_full_is_found_when_it_has_a_slot_again() -> None:
+    a, b = replica("a"), replica("b")
+    together = fleet(a, b)
+    for view in (a, b):
+        run(view)
+        together.sent(view)
+    assert together._some_free() == []
+    b.slots.give_back()
+    together.freed(b)
+    assert [chosen(together, model_id) for model_id in ("", "m")] == ["b", "b"]
+
+
+def test_a_replica_that_has_left_does_not_come_back_with_a_free_slot() -> None:
+    a, b = replica("a"), replica("b")
+    together = fleet(a, b)
+    together.leave("a")
+    together.freed(a)
+    together.index(a, "m")
+    assert together._some_free() == [b]
+    assert [chosen(together, f"m{number}") for number in range(20)] == ["b"] * 20
+
+
+def test_room_that_comes_and_goes_is_known_at_the_next_decision() -> None:
+    a, b = replica("a", room=1), replica("b", room=0)
+    together = fleet(a, b)
+    assert all(chosen(together, f"m{number}") == "a" for number in range(10))
+    for view, room in ((a, 0), (b, 1)):
+        view.told_room(room)
+        together.index(view, "other")
+    assert all(chosen(together, f"m{number}") == "b" for number in range(10))
+
+
+# Other routers
+
+
+def seen_shared(*views: ReplicaView) -> Fleet:
+    """Another router was heard of at 0, whose request has ended since."""
+    together = fleet(*views)
+    together.told_ongoing(views[0], 1, 0.0)
+    together.told_ongoing(views[0], 0, 0.0)
+    return together
+
+
+def test_beside_other_routers_only_the_first_of_the_order_are_weighed() -> None:
+    for number in range(50):
+        harm_s = dict(zip(in_order(f"m{number}", *"abcdef"), (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
+        views = [replica(r, room=0, slots=5, harm_s=harm_s[r]) for r in "abcdef"]
+        assert chosen(fleet(*views), f"m{number}") == in_order(f"m{number}", *"abcdef")[-1]
+        assert chosen(seen_shared(*views), f"m{number}") == in_order(f"m{number}", *"abcdef")[SHARED_SCORED_MAX - 1]
+
+
+def test_of_others_that_were_not_heard_of_for_long_nothing_is_feared() -> None:
+    order = in_order("m", *"abcdef")
+    views = [replica(r, room=0, slots=5, harm_s=0.1 * (6 - order.index(r))) for r in "abcdef"]
+    together = seen_shared(*views)
+    assert chosen(together, "m", SHARED_S - 1) == order[SHARED_SCORED_MAX - 1]
+    assert chosen(together, "m", SHARED_S) == order[-1]
+
+
+def test_beside_other_routers_full_replicas_are_not_among_the_first() -> None:
+    for number in range(20):
+        order = in_order(f"m{number}", *"abcdef")
+        views = {r: replica(r, slots=2) for r in "abcdef"}
+        together = seen_shared(*views.values())
+        for replica_id in order[:4]:
+            run(views[replica_id])
+            run(views[replica_id])
+        assert chosen(together, f"m{number}") == order[4]
 
 
 @pytest.mark.parametrize("room", [0, 2, None])
@@ -356,3 +572,123 @@ def test_patience_lasts_as_long_as_a_load_elsewhere_would_cost() -> None:
     together.estimates.saw_load("fast", 0.5)
     assert together.patience_s("slow") == pytest.approx(60.1)
     assert together.patience_s("fast") == pytest.approx(1.1)
+
+
+def test_slots_that_others_hold_while_models_load_come_free_after_the_loads() -> None:
+    a = replica("a")
+    a.slots.told(1)
+    a.told_loading("m", 0.0)
+    a.slot_freed = 50.0
+    assert fleet(a).slot_s(a, 50.0) == SERVICE_S
+    a.slot_freed = 0.0
+    assert fleet(a).slot_s(a, 0.5) == 0.5
+    assert fleet(a).slot_s(a, 4.0) == 4.0
+
+
+# What a decision costs
+
+
+class Counted(ReplicaView):
+    """Counts how often a replica is looked at, all replicas together."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> object:
+        Counted.looks += 1
+        return super().__getattribute__(name)
+
+
+@contextmanager
+def looks_at_most(limit: int) -> Iterator[None]:
+    before = Counted.looks
+    yield
+    looks = Counted.looks - before
+    assert looks <= limit, f"{looks} looks at replicas for one decision"
+
+
+# Looks at replicas for one decision: at most about ten at each of those that are weighed, holders and candidates alike.
+LOOKS_MAX = 20 * 2 * SCORED_MAX
+
+SIZES = [10, 100, 1_000, 10_000]
+
+
+def router_of(replicas: int, patch: pytest.MonkeyPatch, *loaded: str, room: int = 2, slots: int = 2) -> Router:
+    patch.setattr(routing, "ReplicaView", Counted)
+    router = Router(UNLIMITED, 30.0, Estimates(LOAD_S, SERVICE_S))
+    for number in range(replicas):
+        router.replica_up(f"r{number}", slots, room, loaded, [], 0.0)
+    return router
+
+
+def cost_of(router: Router, *model_ids: str, now: float = 0.0) -> list[Send]:
+    """Ask for the models; each decision, and each end of one that was sent, is bounded."""
+    sent = []
+    for model_id in model_ids:
+        number = router.number()
+        with looks_at_most(LOOKS_MAX):
+            sent += [command for command in router.submit(number, model_id, now) if isinstance(command, Send)]
+    for send in sent:
+        with looks_at_most(LOOKS_MAX):
+            router.finish(send.number, now)
+    return sent
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+@pytest.mark.parametrize("room", [0, 2])
+def test_a_cold_decision_costs_the_same_with_any_number_of_replicas(
+    replicas: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(cost_of(router_of(replicas, monkeypatch, room=room), *(f"m{n}" for n in range(10)))) == 10
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_a_warm_decision_costs_the_same_with_any_number_of_replicas(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = router_of(replicas, monkeypatch)
+    router.model_loaded("r7", "m", 1, LOAD_S, 0.0)
+    assert {send.replica_id for send in cost_of(router, "m", "m")} == {"r7"}
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_a_decision_for_a_model_that_all_hold_costs_the_same_with_any_number_of_replicas(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(cost_of(router_of(replicas, monkeypatch, "m"), *["m"] * 20)) == 20
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_a_decision_without_a_model_costs_the_same_with_any_number_of_replicas(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(cost_of(router_of(replicas, monkeypatch), *[""] * 20)) == 20
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+@pytest.mark.parametrize("room", [0, 2])
+def test_a_decision_whose_holder_is_full_costs_the_same_with_any_number_of_replicas(
+    replicas: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = router_of(replicas, monkeypatch, room=room)
+    router.model_loaded("r7", "m", room, LOAD_S, 0.0)
+    assert len(router.submit(router.number(), "m", 0.0) + router.submit(router.number(), "m", 0.0)) == 2
+    assert cost_of(router, "m", "m") == []  # they wait
+    assert [send.replica_id != "r7" for send in cost_of(router, "m", now=100.0)] == [True]  # a copy
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+@pytest.mark.parametrize("model_id", ["", "m", "cold"])
+def test_a_decision_when_all_are_full_costs_the_same_with_any_number_of_replicas(
+    replicas: int, model_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = router_of(replicas, monkeypatch, "m", slots=1)
+    for number in range(replicas):
+        router.told_ongoing(f"r{number}", 1, 0.0)
+    router.submit(router.number(), "", 0.0)  # finds out, once, that the hints of free slots no longer hold
+    assert cost_of(router, *[model_id] * 5) == []
+
+
+def test_a_decision_that_looks_at_all_replicas_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fleet, "_some_free", lambda self: [v for v in self.views.values() if v.slots.free])
+    with pytest.raises(AssertionError, match="looks at replicas"):
+        cost_of(router_of(1_000, monkeypatch), "")

@@ -35,7 +35,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS]
 
 ADDRESS = "http://127.0.0.1:8000"
-PAGE_LINES_MAX = 140
+PAGE_LINES_MAX = 160
 
 
 @dataclass(frozen=True)

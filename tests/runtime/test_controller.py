@@ -10,7 +10,9 @@ from modelplex import errors, serve
 from modelplex.deployment import Application, flatten
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
+from modelplex.status import ReplicaLeaks
 from modelplex.testing import run_virtual
+from modelplex.wire.messages import Leaks, Stop
 
 
 @serve.deployment(num_replicas=2, graceful_shutdown_timeout_s=3)
@@ -177,6 +179,84 @@ def test_status_tells_of_replicas_that_are_missing() -> None:
         world.engine.of("Above")[0].dies()
         await asyncio.sleep(0.1)
         assert world.states() == {"a": "UNHEALTHY"}
+
+    in_world(check)
+
+
+def leaking_app() -> Application:
+    options = {"max_leaked_bytes": "1KiB"}
+    return Above.bind(Below.options(**options).bind())  # type: ignore[attr-defined, no-any-return]
+
+
+def test_status_tells_of_replicas_that_leak_and_of_no_others() -> None:
+    async def check(world: World) -> None:
+        await world.deploy()
+        one, other = world.engine.of("Below")
+        one.heard(Leaks(300, [("a", 200), ("b", 100)]))
+        other.heard(Leaks(0, []))
+        below = world.controller.status().applications["a"].deployments["Below"]
+        assert below.leaks == {one.name: ReplicaLeaks(300, {"a": 200, "b": 100})}
+        assert world.controller.status().applications["a"].deployments["Above"].leaks == {}
+        one.heard(Leaks(0, []))
+        assert world.controller.status().applications["a"].deployments["Below"].leaks == {}
+        one.heard(Leaks(300, []))
+        one.dies()
+        await asyncio.sleep(0.5)
+        assert world.controller.status().applications["a"].deployments["Below"].leaks == {}
+        assert not world.controller._leaks.keys() - {other.name}
+
+    in_world(check)
+
+
+def test_a_replica_that_leaks_too_much_is_replaced_without_a_gap() -> None:
+    async def check(world: World) -> None:
+        await world.controller.deploy("a", flatten(leaking_app(), "a"), "/a")
+        old, other = world.engine.of("Below")
+        world.engine.at_once = False
+        old.heard(Leaks(1024, []))
+        await asyncio.sleep(1)
+        assert len(world.engine.of("Below")) == 2
+        for leaked_bytes in (1025, 2000):
+            old.heard(Leaks(leaked_bytes, []))
+            await asyncio.sleep(1)
+        successor = world.engine.of("Below")[2]
+        below = world.controller.status().applications["a"].deployments["Below"]
+        assert (below.status.value, below.replica_states) == ("HEALTHY", {"RUNNING": 2})
+        successor.starts()
+        await asyncio.sleep(0.1)
+        assert {r.replica_id for d in other.table.deployments for r in d.replicas} >= {old.name, successor.name}
+        below = world.controller.status().applications["a"].deployments["Below"]
+        assert (below.status.value, below.replica_states) == ("HEALTHY", {"RUNNING": 3})
+        await asyncio.sleep(5)
+        assert world.engine.of("Below") == [other, successor]
+        assert Stop(3) in old.said
+        assert old.name not in {r.replica_id for d in other.table.deployments for r in d.replicas}
+        assert len(world.engine.replicas) == 4
+
+    in_world(check)
+
+
+def test_without_a_limit_no_leak_is_too_large() -> None:
+    async def check(world: World) -> None:
+        await world.deploy()
+        before = world.engine.of("Below")
+        before[0].heard(Leaks(10**15, []))
+        await asyncio.sleep(60)
+        assert world.engine.of("Below") == before
+
+    in_world(check)
+
+
+def test_deleting_an_application_ends_a_replacement() -> None:
+    async def check(world: World) -> None:
+        await world.controller.deploy("a", flatten(leaking_app(), "a"), "/a")
+        world.engine.at_once = False
+        for process in world.engine.of("Below"):
+            process.heard(Leaks(2000, []))
+        await asyncio.sleep(1)
+        await world.controller.delete("a")
+        assert all(p.exited.done() for _, p in world.engine.replicas)
+        assert len(world.engine.replicas) == 4
 
     in_world(check)
 

@@ -174,7 +174,7 @@ def table(*names: str, replicas: Network | None = None, queued_max: int = -1) ->
 
 
 def call_of(deployment: str) -> Call:
-    return Call("app", deployment, "__call__", "", "r", "/", (), {})
+    return Call("app", deployment, "__call__", "", None, "r", "/", (), {})
 
 
 @contextlib.asynccontextmanager

@@ -643,3 +643,116 @@ async def test_a_closed_router_takes_no_requests() -> None:
         with pytest.raises(errors.DeploymentUnavailableError):
             await asyncio.wait_for(requests.send().answer, SOON_S)
     assert timers_left() == timers
+
+
+# What replicas say of room, models and harm
+
+
+def two_full() -> tuple[ScriptedReplica, ScriptedReplica]:
+    """Two replicas that must evict for a cold model, the cheap one and the dear one."""
+    return ScriptedReplica("cheap", room=0, harm_s=1.0, loaded=("held",)), ScriptedReplica("dear", room=0, harm_s=2.0)
+
+
+@pytest.mark.parametrize("model_id", ["a", "b", "c", "d", "e"])
+@in_virtual_time
+async def test_a_cold_model_goes_where_its_eviction_does_least_harm(model_id: str) -> None:
+    async with router_to(*two_full()) as requests:
+        assert requests.send(model_id).replica_id == "cheap"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        messages.ModelLoading("x", 0, 50.0),
+        messages.ModelLoaded("x", 0, 0.1, 50.0),
+        messages.ModelGone("x", 0, 50.0),
+    ],
+    ids=lambda word: type(word).__name__,
+)
+@in_virtual_time
+async def test_each_word_of_a_model_says_what_the_next_eviction_would_cost(word: messages.Message) -> None:
+    cheap, dear = two_full()
+    async with router_to(cheap, dear) as requests:
+        cheap.say(word)
+        await soon()
+        assert requests.send("a").replica_id == "dear"
+
+
+@in_virtual_time
+async def test_an_answer_says_what_the_next_eviction_would_cost() -> None:
+    cheap, dear = two_full()
+    async with router_to(cheap, dear) as requests:
+        requests.send("held")
+        await soon()
+        cheap.answer(cheap.streams[0], harm_s=50.0)
+        await soon()
+        assert requests.send("a").replica_id == "dear"
+
+
+@pytest.mark.parametrize(("room", "model_id", "fits"), [(1, "a", True), (0, "a", False), (0, "held", True)])
+@in_virtual_time
+async def test_a_request_says_whether_its_model_is_expected_to_need_no_eviction(
+    room: int, model_id: str, fits: bool
+) -> None:
+    replica = ScriptedReplica(room=room, loaded=("held",))
+    async with router_to(replica) as requests:
+        requests.send(model_id)
+        await soon()
+        assert [begin.fits for begin in replica.all_of(Begin)] == [fits]
+
+
+@in_virtual_time
+async def test_a_request_that_is_refused_for_want_of_room_goes_where_there_is_some() -> None:
+    replicas = [ScriptedReplica(name, room=1) for name in ("one", "other")]
+    async with router_to(*replicas) as requests:
+        exchange = requests.send("a")
+        await soon()
+        refusing, other = sorted(replicas, key=lambda replica: not replica.streams)
+        refusing.refuse(refusing.streams[0], ongoing=1, no_room=True)
+        await soon()
+        assert (exchange.replica_id, [begin.fits for begin in other.all_of(Begin)]) == (other.replica_id, [True])
+        # It is remembered: the next cold model goes there as well, though it evicts there.
+        assert requests.send("b").replica_id == other.replica_id
+
+
+@in_virtual_time
+async def test_a_request_that_is_refused_everywhere_for_want_of_room_is_sent_to_evict() -> None:
+    replicas = [ScriptedReplica(name, room=1) for name in ("one", "other")]
+    async with router_to(*replicas) as requests:
+        exchange = requests.send("a")
+        for _ in replicas:
+            await soon()
+            refusing = requests.network.replicas[exchange.replica_id]
+            refusing.refuse(refusing.streams[-1], ongoing=0, no_room=True)
+        await soon()
+        begins = sorted((begin for replica in replicas for begin in replica.all_of(Begin)), key=lambda b: not b.fits)
+        assert [begin.fits for begin in begins] == [True, True, False]
+        evicting = requests.network.replicas[exchange.replica_id]
+        evicting.answer(evicting.streams[-1], b"answer")
+        assert await body_of(exchange) == b"answer"
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@in_virtual_time
+async def test_who_is_refused_by_the_holder_of_its_model_waits_for_it_there(holds: bool) -> None:
+    replicas = [ScriptedReplica(name, slots=1) for name in ("one", "other")]
+    async with router_to(*replicas) as requests:
+        exchange = requests.send("a")
+        await soon()
+        refusing, other = sorted(replicas, key=lambda replica: not replica.streams)
+        refusing.refuse(refusing.streams[0], ongoing=1, holds=holds)
+        await soon()
+        assert (exchange.replica_id, len(other.streams)) == (("", 0) if holds else (other.replica_id, 1))
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@in_virtual_time
+async def test_an_answer_says_that_its_replica_holds_the_model(holds: bool) -> None:
+    replicas = [ScriptedReplica(name, slots=1) for name in ("one", "other")]
+    async with router_to(*replicas) as requests:
+        requests.send("a")
+        await soon()
+        answering, other = sorted(replicas, key=lambda replica: not replica.streams)
+        answering.answer(answering.streams[0], holds=holds, ongoing=1)
+        await soon()
+        assert requests.send("a").replica_id == ("" if holds else other.replica_id)

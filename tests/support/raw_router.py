@@ -65,10 +65,10 @@ class RawRouter:
     def say(self, message: Message, body: bytes = b"") -> None:
         self.link.send(message, body)
 
-    def call(self, method_name: str = "__call__", *args: Any, model_id: str = "") -> int:
-        """Begin a call, as a handle does; answers its stream."""
+    def call(self, method_name: str = "__call__", *args: Any, model_id: str = "", **says: Any) -> int:
+        """Begin a call, as a handle does; answers its stream. `says` are further fields of `Begin`."""
         stream = next(self._streams)
-        self.say(_begin(stream, method_name, model_id), payload.dumps((args, {})))
+        self.say(_begin(stream, method_name, model_id, **says), payload.dumps((args, {})))
         return stream
 
     def http(
@@ -145,10 +145,8 @@ class RawRouter:
         return result
 
 
-def _begin(
-    stream: int, method_name: str, model_id: str, *, more: bool = False, http: messages.HTTPHead | None = None
-) -> messages.Begin:
-    return messages.Begin(stream, f"request-{stream}", "app", "/", method_name, model_id, more, http)
+def _begin(stream: int, method_name: str, model_id: str, *, more: bool = False, **says: Any) -> messages.Begin:
+    return messages.Begin(stream, f"request-{stream}", "app", "/", method_name, model_id, more, **says)
 
 
 @contextlib.asynccontextmanager

@@ -26,8 +26,14 @@ class Requests:
         self.network = network
         self.router = DeploymentRouter("app_D", queued_max, network.connect)
 
-    def send(self, model_id: str = "", timeout_s: float | None = None, upload: Upload | None = None) -> Exchange:
-        begin = Begin(0, "r", "app", "/", "__call__", model_id, False)
+    def send(
+        self,
+        model_id: str = "",
+        timeout_s: float | None = None,
+        upload: Upload | None = None,
+        max_cold_wait_s: float | None = None,
+    ) -> Exchange:
+        begin = Begin(0, "r", "app", "/", "__call__", model_id, False, max_cold_wait_s=max_cold_wait_s)
         return self.router.begin(begin, upload or Upload(b"body", more=False), timeout_s)
 
     async def many(self, count: int) -> list[Exchange]:

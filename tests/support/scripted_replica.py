@@ -1,7 +1,7 @@
 """Replicas for a router that do and say what the test tells them to, and the network that they are reached by."""
 
 import asyncio
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from modelplex.runtime.link import Link, MemoryLink, Receiver
 from modelplex.wire import messages
@@ -21,6 +21,8 @@ class ScriptedReplica:
         welcomes: whether it answers `Hello` at once.
         refuses_links: whether nobody can connect to it.
         ongoing: how many requests it says run on it already.
+        room: how many models it says it could load without evicting one; None for any number.
+        harm_s: what it says its next eviction would cost.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class ScriptedReplica:
         welcomes: bool = True,
         refuses_links: bool = False,
         ongoing: int = 0,
+        room: int | None = None,
+        harm_s: float = 0.0,
     ) -> None:
         self.replica_id = replica_id
         self.heard: list[tuple[Message, bytes]] = []
@@ -41,7 +45,9 @@ class ScriptedReplica:
         self.refuses_links = refuses_links
         self.connected_at: list[float] = []
         self.welcomes = welcomes
-        self._welcome = messages.Welcome(version, replica_id, slots, ongoing, None, list(loaded), [])
+        self._welcome = messages.Welcome(
+            version, replica_id, slots, ongoing, room, list(loaded), loading=[], harm_s=harm_s
+        )
 
     # link.Receiver
 
@@ -85,14 +91,14 @@ class ScriptedReplica:
     def welcome(self) -> None:
         self.say(self._welcome)
 
-    def answer(self, stream: int, body: bytes = b"", *, more: bool = False, ongoing: int = 0) -> None:
-        self.say(Answer(stream, 200, [], "", 0.0, 0.0, more, ongoing), body)
+    def answer(self, stream: int, body: bytes = b"", *, more: bool = False, ongoing: int = 0, **says: Any) -> None:
+        self.say(Answer(stream, 200, [], "", 0.0, 0.0, more, ongoing, **says), body)
 
     def fail(self, stream: int, name: str = "UserCodeError", text: str = "", body: bytes = b"") -> None:
         self.say(messages.Fail(stream, name, text, None, 0), body)
 
-    def refuse(self, stream: int, ongoing: int) -> None:
-        self.say(messages.Refuse(stream, ongoing))
+    def refuse(self, stream: int, ongoing: int, **says: Any) -> None:
+        self.say(messages.Refuse(stream, ongoing, **says))
 
     def die(self) -> None:
         """Its link breaks, and it takes no other."""

@@ -134,11 +134,12 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 30.0) -> 
 
 
 @contextlib.contextmanager
-def serving(import_path: str, app_dir: Path = APPS, **environment: str) -> Iterator[Served]:
+def serving(import_path: str, app_dir: Path = APPS, *, proxies: int = 1, **environment: str) -> Iterator[Served]:
     """Run `modelplex run <import_path>` until the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "modelplex.cli", "run", import_path, "--app-dir", str(app_dir), "--port", "0"]
+        command += ["--proxies", str(proxies)]
         environment = {**os.environ, "EVENTS": str(folder / "events"), "TMPDIR": name, **environment}
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)

@@ -21,26 +21,26 @@ class Slots:
         self.limit = limit
         self.own = 0
         self.others = 0
-
-    @property
-    def free(self) -> int:
-        return max(0, self.limit - self.own - self.others)
+        self.free = limit
 
     def take(self) -> bool:
         """Take a slot if one is free."""
-        if self.own + self.others >= self.limit:
+        if not self.free:
             return False
         self.own += 1
+        self.free -= 1
         return True
 
     def give_back(self) -> None:
         if self.own == 0:
             raise RuntimeError("a slot was given back that was never taken")
         self.own -= 1
+        self.free += 1
 
     def told(self, ongoing: int) -> None:
         """The replica has said how many requests run on it, ours included."""
-        self.others = max(0, ongoing - self.own)
+        self.others = min(max(0, ongoing - self.own), self.limit - self.own)
+        self.free = self.limit - self.own - self.others
 
 
 @dataclass(slots=True, eq=False)

@@ -16,8 +16,6 @@ HALF_LIFE_USES = 5
 # With few models known, the half-life is that of so many.
 HALF_LIFE_MODELS_MIN = 20
 
-_LN2 = math.log(2)
-
 
 @dataclass(slots=True, eq=False)
 class Known:
@@ -91,7 +89,7 @@ class Learned:
         self._half_lives += step
         known.frequency = self._aged(known) + 1.0
         known.counted_at = self._half_lives
-        self._uses += 1.0 - self._uses * _LN2 * step
+        self._uses = self._uses * math.exp2(-step) + 1.0
 
     def share(self, known: Known) -> float:
         """The part of all uses of late that were of this model."""

@@ -1,7 +1,6 @@
 """The slots of a replica, what each router believes of them, and room that is promised to requests on their way."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from modelplex.core.admission import Slots
@@ -9,24 +8,17 @@ from modelplex.core.admission import Slots
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
-class _Belief:
-    """What one router believes runs here: requests of its own, and of others as it was told last."""
-
-    own: int
-    others: int
-
-
 class Occupancy(Generic[R]):
     """The replica's last word on `max_ongoing_requests`.
 
-    A router hears how many requests run whenever one of its own is answered or refused. `mistaken` says who must be
-    told besides: a router that believes that there is no slot for it would not send what could run.
+    A router hears how many requests run whenever one of its own is answered or refused. `mistaken`, to be asked after
+    each beginning and end, says who must be told besides: a router that believes that there is no slot for it would not
+    send what could run.
     """
 
     def __init__(self, slots_max: int) -> None:
         self._slots = Slots(slots_max)
-        self._beliefs: dict[R, _Belief] = {}
+        self._beliefs: dict[R, int] = {}  # how many requests run here, as each router believes
 
     def __contains__(self, router: R) -> bool:
         return router in self._beliefs
@@ -42,7 +34,7 @@ class Occupancy(Generic[R]):
 
     def join(self, router: R) -> None:
         """A router that has just been told how many requests run."""
-        self._beliefs[router] = _Belief(own=0, others=self.ongoing)
+        self._beliefs[router] = self.ongoing
 
     def leave(self, router: R) -> None:
         """Nothing happens if it had not joined."""
@@ -53,25 +45,25 @@ class Occupancy(Generic[R]):
         belief = self._beliefs[router]
         if not self._slots.take():
             return False
-        belief.own += 1
+        self._beliefs[router] = belief + 1
         return True
 
     def end(self, router: R) -> None:
         """A request of this router, which may have left, no longer needs its slot."""
         self._slots.give_back()
-        if (belief := self._beliefs.get(router)) is not None:
-            belief.own -= 1
+        if router in self._beliefs:
+            self._beliefs[router] -= 1
 
     def told(self, router: R) -> None:
         """The router has been told how many requests run."""
-        if (belief := self._beliefs.get(router)) is not None:
-            belief.others = self.ongoing - belief.own
+        if router in self._beliefs:
+            self._beliefs[router] = self.ongoing
 
     def mistaken(self) -> Iterator[R]:
         """The routers that believe that there is no slot, when there is one. They are taken to be told."""
         if self._slots.free:
             for router, belief in self._beliefs.items():
-                if belief.own + belief.others >= self.limit:
+                if belief >= self.limit:
                     self.told(router)
                     yield router
 

@@ -1,5 +1,6 @@
 """The replicas of a deployment as one router sees them, and the best of them for a model."""
 
+from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -104,7 +105,10 @@ class Fleet:
         elif view.replica_id in self.views:
             holders = self._holders.get(model_id, ())
             if view not in holders:
-                self._holders[model_id] = self._in_order(model_id, (*holders, view))
+                model_point = rendezvous.point(model_id)
+                lightness = -rendezvous.weight(model_point, view.point)
+                at = bisect(holders, lightness, key=lambda v: -rendezvous.weight(model_point, v.point))
+                self._holders[model_id] = (*holders[:at], view, *holders[at:])
 
     def _index_room(self, view: ReplicaView) -> None:
         if view.has_room:
@@ -130,7 +134,7 @@ class Fleet:
             return self._best(model_id, self._candidates(model_id, now), now)
         if len(holders) == 1 and holders[0].slots.free:
             return holders[0]
-        scored = self._scored(holders)
+        scored = self._scored(model_id)
         scores = [(self._holder_s(v, model_id, now), max(CROWDED, v.busy), n) for n, v in enumerate(scored)]
         wait_s, _, place = min(scores)
         best = scored[place]
@@ -146,10 +150,9 @@ class Fleet:
 
     def cold_s(self, model_id: str, now: float) -> float | None:
         """Expected seconds until the model is loaded somewhere; None when it is."""
-        holders = self._scored(self._holders.get(model_id, ()))
-        if any(v.has_loaded(model_id) for v in holders):
+        if any(v.has_loaded(model_id) for v in self._holders.get(model_id, ())):
             return None
-        rests = [self._load_rest_s(v, model_id, now) for v in holders]
+        rests = [self._load_rest_s(v, model_id, now) for v in self._scored(model_id)]
         return min(rests, default=self.estimates.load_s(model_id))
 
     # Whom to weigh
@@ -187,8 +190,9 @@ class Fleet:
     def _idle_others(self, model_id: str) -> list[ReplicaView]:
         return [v for v in self._some_free() if model_id not in v.models]
 
-    def _scored(self, holders: Sequence[ReplicaView]) -> Sequence[ReplicaView]:
+    def _scored(self, model_id: str) -> Sequence[ReplicaView]:
         """The holders to weigh: of many, some in turn, and one with a free slot if that is found soon."""
+        holders = self._holders.get(model_id, ())
         if len(holders) <= SCORED_MAX:
             return holders
         self._turn = (self._turn + SCORED_MAX) % len(holders)
@@ -197,7 +201,7 @@ class Fleet:
             *holders[: max(0, self._turn + SCORED_MAX - len(holders))],
         ]
         if not any(v.slots.free for v in some):
-            some += [v for v in self._some_free() if v in holders]
+            some += [v for v in self._some_free() if model_id in v.models]
         return some
 
     def _best(self, model_id: str, views: Sequence[ReplicaView], now: float) -> ReplicaView | None:
@@ -236,8 +240,7 @@ class Fleet:
     def _copy_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds if a copy of the model were loaded there, with what its load would take from others."""
         # A load of it that has run for long elsewhere says that it takes long, whatever was expected.
-        holders = self._scored(self._holders.get(model_id, ()))
-        elapsed_s = max((v.load_elapsed_s(model_id, now) for v in holders), default=0.0)
+        elapsed_s = max((v.load_elapsed_s(model_id, now) for v in self._scored(model_id)), default=0.0)
         load_s = max(self.estimates.load_s(model_id), elapsed_s)
         harm_s = 0.0 if view.has_room else self.estimates.average_load_s
         return self._begin_s(view, now) + HYSTERESIS * load_s + MARGIN_S + harm_s

@@ -140,6 +140,7 @@ class ReplicaView:
         """It holds the model, or loads it, or is about to: what it had said before stands."""
         if not self.models[model_id].told:
             self.told_loading(model_id, now)
+            self._room = self._room and self._room - 1  # it was counted without this model
 
     def told_loaded(self, model_id: str) -> None:
         residence = self._told(model_id)

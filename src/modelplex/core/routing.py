@@ -80,7 +80,7 @@ class Router:
 
         It is given up at its `deadline`, and at its `cold_deadline` if its model is loaded nowhere by then.
         """
-        pending = Pending(number, model_id, deadline, cold_deadline)
+        pending = Pending(number, model_id, deadline, cold_deadline if model_id else None)
         full = self._waiting.full
         commands = self._dispatch.place(pending, now)
         if full and not commands:
@@ -110,6 +110,7 @@ class Router:
         if flight.answered:
             self._fleet.estimates.saw_service(max(0.0, now - flight.sent - load_s))
         if holds:
+            flight.view.told_coming(flight.pending.model_id, now)
             flight.view.told_loaded(flight.pending.model_id)
         self._dispatch.land(flight)
         flight.view.slot_freed = now
@@ -138,7 +139,11 @@ class Router:
         self._fleet.told_ongoing(flight.view, ongoing, now)
         if not flight.view.slots.free:
             flight.view.slot_freed = max(flight.view.slot_freed, flight.sent)  # it was taken to have one until then
-        return self._dispatch.place(flight.pending, now)
+            return self._dispatch.place(flight.pending, now)
+        self._fleet.freed(flight.view)
+        # Others have come to wait for the slot meanwhile.
+        waiting = self._dispatch.withdraw_line(flight.view.replica_id) + self._dispatch.withdraw_line(None)
+        return self._dispatch.place_all([flight.pending, *waiting], now) + self._dispatch.serve(flight.view, now)
 
     def cancel(self, number: int, now: float) -> list[Command]:
         """The caller has gone away."""

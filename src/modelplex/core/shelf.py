@@ -64,6 +64,7 @@ class Shelf:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.entries: dict[str, Entry] = {}
+        self.tickets: dict[int, Entry] = {}  # of those who wait or hold a lease
         self.queue: OrderedDict[str, Entry] = OrderedDict()  # those that wait for room, oldest first
         self.settling: OrderedDict[str, Entry] = OrderedDict()
         self.in_use: dict[str, Entry] = {}  # those that load or are leased
@@ -132,9 +133,16 @@ class Shelf:
                 strangers -= not entry.known.proven
                 yield entry
 
-    def soon_idle(self, now: float) -> list[Entry]:
-        """Models in use that will probably be idle soon: those that load, or were granted no longer ago than a load."""
-        return [e for e in self.in_use.values() if not e.leases or now - e.granted_last < e.load_s]
+    def soon_idle(self, now: float) -> Iterator[Entry]:
+        """Models in use that will probably be idle soon: those that load, or were granted no longer ago than a load.
+
+        Not one whose users wait for room themselves: it is idle only when they have got it.
+        """
+        blocked = self.blocked_owners()
+        for entry in self.in_use.values():
+            lately = not entry.leases or now - entry.granted_last < entry.load_s
+            if lately and blocked.isdisjoint((*entry.leases.values(), *entry.waiters.values())):
+                yield entry
 
     def longest_granted(self) -> Entry | None:
         """Of the models in use that can run dry, the one that was granted longest ago."""
@@ -171,22 +179,32 @@ class Shelf:
         if to is None:
             del self.entries[entry.model_id]
 
+    def wait(self, entry: Entry, ticket: int, owner: Hashable) -> None:
+        """Somebody waits for the model."""
+        self.tickets[ticket] = entry
+        entry.waiters[ticket] = owner
+        entry.opener = ticket if entry.opener is None else entry.opener
+
+    def drop_waiter(self, ticket: int) -> Entry:
+        """One who waits has left; a model that nobody waits for any more needs no room."""
+        entry = self.tickets.pop(ticket)
+        del entry.waiters[ticket]
+        if entry.phase is Phase.WAITING and not entry.waiters:
+            self.move(entry, None)
+        return entry
+
     def lease(self, entry: Entry, ticket: int, owner: Hashable, now: float) -> None:
+        self.tickets[ticket] = entry
         entry.leases[ticket] = owner
         entry.uses += 1
         entry.granted_last = now
         self.in_use[entry.model_id] = entry
 
-    def end_lease(self, entry: Entry, ticket: int) -> None:
+    def end_lease(self, ticket: int) -> None:
+        entry = self.tickets.pop(ticket)
         del entry.leases[ticket]
         if not entry.leases:
             del self.in_use[entry.model_id]
-
-    def drop_waiter(self, entry: Entry, ticket: int) -> None:
-        """One who waits has left; a model that nobody waits for any more needs no room."""
-        del entry.waiters[ticket]
-        if entry.phase is Phase.WAITING and not entry.waiters:
-            self.move(entry, None)
 
     def resize(self, entry: Entry, size_bytes: int) -> None:
         """The model that loads has turned out to have this size."""

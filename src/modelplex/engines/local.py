@@ -116,8 +116,10 @@ class LocalEngine:
         return await self._start(spec.tag, spec, ())
 
     async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
-        fd = listener.fileno()
-        return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,))
+        # A copy: the program may close its own while the child is being started.
+        with listener.dup() as copy:
+            fd = copy.fileno()
+            return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,))
 
     async def _start(self, name: str, spec: object, pass_fds: tuple[int, ...]) -> LocalProcess:
         process = LocalProcess(str(Path(self._folder) / f"{name}.sock"))

@@ -14,10 +14,13 @@ from modelplex import config, context, errors
 from modelplex.core import cache
 from modelplex.core.backoff import Backoff
 from modelplex.multiplex import Loader
-from modelplex.runtime.leaks import LeakWatch
+from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.load_runner import LoadRunner, without_traceback
 
 log = logging.getLogger(__name__)
+
+# Nobody who did not get a cold model is to come back sooner, however little is known of its load.
+COLD_RETRY_MIN_S = 0.1
 
 
 class Publisher(Protocol):
@@ -75,8 +78,10 @@ class ModelHost:
         self._models: dict[str, Any] = {}
         self._answers: dict[int, asyncio.Future[cache.Start]] = {}
         self._tickets = itertools.count(1)
+        self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at: float | None = None
         self._pinned: list[int] = []  # leases that end with the host
         # Of no request: a timer would hold the variables of the one that set it, and with them perhaps a model.
         self._context = contextvars.Context()
@@ -105,14 +110,17 @@ class ModelHost:
     async def get(self, model_id: str, request: context.RequestContext | None) -> Any:
         """The model, leased by the request until it ends; without a request, only looked up."""
         began = time.perf_counter()
-        ticket, start = await self._acquire(model_id, request)
+        try:
+            ticket, start = await self._acquire(model_id, request)
+        finally:
+            if request is not None:
+                request.load_s += time.perf_counter() - began
         model = self._models[model_id]
         if request is None or request.ended:
             self._release(ticket)
         else:
             request.leases.append(lambda: self._release(ticket))
             request.start = request.start or start.value
-            request.load_s += time.perf_counter() - began
         return model
 
     @contextlib.asynccontextmanager
@@ -153,13 +161,35 @@ class ModelHost:
         if not answer.done():
             await asyncio.wait({answer}, timeout=max(0.0, deadline - self._loop.time()))
         if not answer.done():
-            self.prefetch(model_id)
-            raise errors.too_cold(model_id, self.cache.rest_s(model_id, self._loop.time()))
+            self._want(model_id)
+            rest_s = self.cache.rest_s(model_id, self._loop.time())
+            raise errors.too_cold(model_id, max(COLD_RETRY_MIN_S, rest_s))
 
     def prefetch(self, model_id: str) -> None:
-        """Have the model loaded on behalf of nobody."""
+        """Have the model loaded, if there is such a model, on behalf of nobody."""
+        if model_id not in self._models:
+            self._begin(self._prefetch(model_id))
+
+    async def _prefetch(self, model_id: str) -> None:
+        try:
+            if await self._runner.exists(model_id):
+                self._want(model_id)
+        except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
+            log.error("Whether there is a model '%s' cannot be found out: %r", model_id, error, exc_info=error)
+
+    def _want(self, model_id: str) -> None:
+        """Wait for the model on behalf of nobody, once for all who gave up: so it keeps its place in the queue."""
+        if model_id in self._wanted:
+            return
+        self._wanted.add(model_id)
         ticket, answer = self._ask(model_id, None)
-        answer.add_done_callback(lambda _: None if answer.exception() else self._release(ticket))
+
+        def over(answer: "asyncio.Future[cache.Start]") -> None:
+            self._wanted.discard(model_id)
+            if answer.exception() is None:
+                self._release(ticket)
+
+        answer.add_done_callback(over)
 
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
@@ -184,7 +214,7 @@ class ModelHost:
                         answer.set_result(start)
                 case cache.Reject(ticket):
                     if (answer := self._waiting_answer(ticket)) is not None:
-                        answer.set_exception(self._rejection(command))
+                        answer.set_exception(_rejection(command, self._loader, self._runner))
                 case cache.Load(model_id):
                     self._publish.loading(model_id)
                     self._begin(self._load(model_id))
@@ -195,13 +225,15 @@ class ModelHost:
 
     def _set_timer(self) -> None:
         at = self.cache.next_tick
+        if at == self._timer_at:
+            return
         if self._timer is not None:
-            if self._timer.when() == at:
-                return
             self._timer.cancel()
         self._timer = None if at is None else self._loop.call_at(at, self._tick, context=self._context)
+        self._timer_at = at
 
     def _tick(self) -> None:
+        self._timer = self._timer_at = None
         self._perform(self.cache.tick(self._loop.time()))
 
     def _waiting_answer(self, ticket: int) -> "asyncio.Future[cache.Start] | None":
@@ -252,24 +284,26 @@ class ModelHost:
         self._leaks.departed(departed)
         self._perform(self.cache.unloaded(model_id, self._loop.time()))
 
-    def _rejection(self, reject: cache.Reject) -> errors.ModelplexError:
-        model_id, cause = reject.model_id, reject.error if isinstance(reject.error, BaseException) else None
-        match reject.why:
-            case cache.Why.LOAD_FAILED | cache.Why.FAILED_RECENTLY:
-                recently = reject.why is cache.Why.FAILED_RECENTLY
-                error = self._runner.failure(model_id, cause, recently=recently, retry_after_s=reject.retry_after_s)
-            case cache.Why.TOO_LARGE:
-                error = errors.ModelTooLargeError(
-                    f"Model '{model_id}' takes {reject.error} bytes, more than max_bytes_per_replica="
-                    f"{self.cache.bytes_max}."
-                )
-            case cache.Why.OVERCOMMITTED:
-                error = errors.OvercommittedError(
-                    f"No room can come free for model '{model_id}': all models of {self._loader.name} are in use by "
-                    "requests that wait for room themselves. What a request uses at a time must fit into "
-                    "max_num_models_per_replica and max_bytes_per_replica."
-                )
-            case cache.Why.CLOSED:
-                error = errors.DeploymentUnavailableError(f"The replica stops and loads no model '{model_id}'.")
-        error.__cause__ = cause
-        return error
+
+def _rejection(reject: cache.Reject, loader: Loader, runner: LoadRunner) -> errors.ModelplexError:
+    """Why somebody gets no model."""
+    model_id, cause = reject.model_id, reject.error if isinstance(reject.error, BaseException) else None
+    match reject.why:
+        case cache.Why.LOAD_FAILED | cache.Why.FAILED_RECENTLY:
+            recently = reject.why is cache.Why.FAILED_RECENTLY
+            error = runner.failure(model_id, cause, recently=recently, retry_after_s=reject.retry_after_s)
+        case cache.Why.TOO_LARGE:
+            error = errors.ModelTooLargeError(
+                f"Model '{model_id}' takes {reject.error} bytes, more than max_bytes_per_replica="
+                f"{loader.options.bytes_max}."
+            )
+        case cache.Why.OVERCOMMITTED:
+            error = errors.OvercommittedError(
+                f"No room can come free for model '{model_id}': all models of {loader.name} are in use by requests "
+                "that wait for room themselves. What a request uses at a time must fit into "
+                "max_num_models_per_replica and max_bytes_per_replica."
+            )
+        case cache.Why.CLOSED:
+            error = errors.DeploymentUnavailableError(f"The replica stops and loads no model '{model_id}'.")
+    error.__cause__ = cause
+    return error

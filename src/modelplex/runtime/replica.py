@@ -11,7 +11,7 @@ from modelplex import context, errors
 from modelplex.config import UNLIMITED, DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.multiplex import Loader, loaders_of
-from modelplex.runtime.leaks import LeakWatch
+from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
 from modelplex.runtime.models import ModelHost
 from modelplex.runtime.servable import Definition, Servable
@@ -267,11 +267,16 @@ class Replica:
 
     def _has_room(self, request: tuple[Link, int], model_id: str) -> bool:
         """Whether the model needs no eviction; its room is then kept for it."""
-        return self._knows(model_id) or self._promises.make(request, model_id, self._room())
+        if self._knows(model_id):
+            return True
+        for other, serving in self._servings.items():
+            if self._knows(serving.model_id):
+                self._promises.end(other)  # the cache counts a model from when it is asked for, its load may be later
+        return self._promises.make(request, model_id, self._room())
 
     def _will_hold(self, model_id: str) -> bool:
         """Whether the model is here, or is promised to a request that will load it."""
-        return bool(model_id) and (self._knows(model_id) or model_id in self._promises)
+        return self._knows(model_id) or model_id in self._promises
 
     def _knows(self, model_id: str) -> bool:
         return any(host.cache.knows(model_id) for host in self._hosts.values())

@@ -33,6 +33,7 @@ class Exchange:
         self.replica_id = ""
         self.arrived = time.perf_counter()
         self.queued_s = 0.0
+        self.cold_deadline: float | None = None  # by the event loop's clock
         self.outgoing: Outgoing | None = None
         self.failure_body = b""
         self.load_s = 0.0
@@ -90,8 +91,9 @@ class DeploymentRouter:
         self._emptied.clear()
         now = self._loop.time()
         deadline = None if timeout_s is None else now + timeout_s
-        cold_deadline = None if begin.max_cold_wait_s is None else now + begin.max_cold_wait_s
-        self._perform(self._core.submit(number, begin.model_id, now, deadline, cold_deadline))
+        if begin.max_cold_wait_s is not None:
+            exchange.cold_deadline = now + begin.max_cold_wait_s
+        self._perform(self._core.submit(number, begin.model_id, now, deadline, exchange.cold_deadline))
         return exchange
 
     def cancel(self, exchange: Exchange) -> None:
@@ -119,8 +121,7 @@ class DeploymentRouter:
         """The deployment is no more: who waits is told, what runs may end. Then `close`."""
         self._closed = True
         self.update(())
-        for exchange in reversed([e for e in self._exchanges.values() if not e.replica_id]):
-            self._drop(exchange, self._gone())
+        self._drop_waiting()
         if self._exchanges:
             await self._emptied.wait()
         await self.close()
@@ -259,8 +260,8 @@ class DeploymentRouter:
         exchange.outgoing = outgoing
         part, more = exchange.upload.begin(outgoing)
         begin = exchange.begin
-        if begin.max_cold_wait_s is not None:
-            left_s = max(0.0, begin.max_cold_wait_s - exchange.queued_s)
+        if exchange.cold_deadline is not None:
+            left_s = max(0.0, exchange.cold_deadline - self._loop.time())
             begin = msgspec.structs.replace(begin, max_cold_wait_s=left_s)
         link.send(msgspec.structs.replace(begin, more=more, fits=send.fits), part)
 

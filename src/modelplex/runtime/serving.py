@@ -55,6 +55,7 @@ class Serving:
 
     def __init__(self, begin: Begin, body: bytes, link: Link, host: Host) -> None:
         self._begin = begin
+        self.model_id = begin.model_id
         self.link = link
         self._host = host
         self._loop = asyncio.get_running_loop()

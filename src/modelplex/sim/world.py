@@ -6,7 +6,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,35 @@ _CHUNK = 65_536
 
 # How often `progress` is called.
 PROGRESS_REQUESTS = 10_000
+
+
+class AnyRouter(Protocol):
+    """What a world asks of a router: the inputs of `core.routing.Router`, which the baselines take as well."""
+
+    @property
+    def queued(self) -> int: ...
+    @property
+    def next_tick(self) -> float | None: ...
+    @property
+    def submit(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def answered(self) -> Callable[..., None]: ...
+    @property
+    def finish(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def refused(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def tick(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def replica_up(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def model_loading(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def model_loaded(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def model_gone(self) -> Callable[..., list[routing.Command]]: ...
+    @property
+    def told_ongoing(self) -> Callable[..., list[routing.Command]]: ...
 
 
 def expected_completion() -> routing.Router:
@@ -54,7 +83,7 @@ class Fleet:
     max_ongoing: int = 5
     loads_max: int = UNLIMITED
     policy: Callable[[], EvictionPolicy] = LRU
-    router: Callable[[], routing.Router] = field(default=expected_completion)
+    router: Callable[[], AnyRouter] = field(default=expected_completion)
     routers: int = 1
     residency_delay_s: float = 0.0
 
@@ -90,18 +119,18 @@ class Outcome:
 class _Replica:
     id: str
     cache: ModelCache
-    occupancy: Occupancy[routing.Router]
+    occupancy: Occupancy[AnyRouter]
 
 
-# What a replica says of a model: a method of a router, the first of its arguments, and `harm_s`.
-_Told = tuple[Callable[..., list[routing.Command]], tuple[Any, ...], float]
+# What a replica says of a model: the name of an input of routers, the first of its arguments, and `harm_s`.
+_Told = tuple[str, tuple[Any, ...], float]
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
     number: int
     model_id: str
-    router: routing.Router
+    router: AnyRouter
     arrived: float
     service_s: float
     sent: float = 0.0
@@ -120,10 +149,10 @@ class World:
         self._delay_s = fleet.residency_delay_s
         self._replicas: dict[str, _Replica] = {}
         self._routers = [fleet.router() for _ in range(fleet.routers)]
-        self._ticks: dict[routing.Router, float] = {}
+        self._ticks: dict[AnyRouter, float] = {}
         self._events: list[tuple[float, int, Callable[..., None], Any, Any]] = []
         self._order = itertools.count()
-        self._mail: deque[tuple[routing.Router, _Told]] = deque()
+        self._mail: deque[tuple[AnyRouter, _Told]] = deque()
         self._now = 0.0
         self._requests: dict[int, _Request] = {}
         catalog = trace.catalog
@@ -188,7 +217,7 @@ class World:
 
     # Routers
 
-    def _route(self, router: routing.Router, commands: list[routing.Command]) -> None:
+    def _route(self, router: AnyRouter, commands: list[routing.Command]) -> None:
         for command in commands:
             if isinstance(command, routing.Send):
                 self._send(self._requests[command.number], self._replicas[command.replica_id], fits=command.fits)
@@ -199,7 +228,7 @@ class World:
 
     def _send(self, request: _Request, replica: _Replica, *, fits: bool) -> None:
         router, now = request.router, self._now
-        if fits and not replica.cache.room and not replica.cache.knows(request.model_id):
+        if fits and not replica.cache.knows(request.model_id) and replica.cache.room == 0:
             self._refuse(request, replica, no_room=True)
             return
         if not replica.occupancy.begin(router):
@@ -221,19 +250,19 @@ class World:
             ),
         )
 
-    def _set_tick(self, router: routing.Router) -> None:
+    def _set_tick(self, router: AnyRouter) -> None:
         at = router.next_tick
         if at is not None and at < self._ticks.get(router, float("inf")):
             self._ticks[router] = at
             self._at(at, self._tick, router, at)
 
-    def _tick(self, router: routing.Router, at: float) -> None:
+    def _tick(self, router: AnyRouter, at: float) -> None:
         if self._ticks.get(router) == at:
             del self._ticks[router]
             self._route(router, router.tick(self._now))
             self._set_tick(router)
 
-    def _tell(self, what: Callable[..., list[routing.Command]], replica: _Replica, model_id: str, *more: float) -> None:
+    def _tell(self, what: str, replica: _Replica, model_id: str, *more: float) -> None:
         """Have every router told the same of a model, and what room there is now."""
         args = (replica.id, model_id, replica.cache.room, *more)
         harm_s = replica.cache.harm_s
@@ -243,9 +272,9 @@ class World:
             else:
                 self._mail.append((router, (what, args, harm_s)))
 
-    def _hear(self, router: routing.Router, told: _Told) -> None:
+    def _hear(self, router: AnyRouter, told: _Told) -> None:
         what, args, harm_s = told
-        self._route(router, what(router, *args, self._now, harm_s))
+        self._route(router, getattr(router, what)(*args, self._now, harm_s))
 
     def _deliver(self) -> None:
         while self._mail:
@@ -267,10 +296,10 @@ class World:
                     load_s, _ = self._models[command.model_id]
                     self._loads += 1
                     self._load_seconds += load_s
-                    self._tell(type(self._routers[0]).model_loading, replica, command.model_id)
+                    self._tell("model_loading", replica, command.model_id)
                     self._at(now + load_s, self._loaded, replica, command.model_id)
                 case cache.Unload():
-                    self._tell(type(self._routers[0]).model_gone, replica, command.model_id)
+                    self._tell("model_gone", replica, command.model_id)
                     self._perform(replica, replica.cache.unloaded(command.model_id, now))
                 case cache.Reject():
                     self._over(replica, self._requests[command.ticket])
@@ -278,7 +307,7 @@ class World:
     def _loaded(self, replica: _Replica, model_id: str) -> None:
         load_s, size_bytes = self._models[model_id]
         commands = replica.cache.loaded(model_id, size_bytes, self._now)
-        self._tell(type(self._routers[0]).model_loaded, replica, model_id, load_s)
+        self._tell("model_loaded", replica, model_id, load_s)
         self._perform(replica, commands)
 
     def _ended(self, replica: _Replica, request: _Request) -> None:
@@ -311,10 +340,10 @@ class World:
         for mistaken in occupancy.mistaken():
             self._tell_ongoing(mistaken, replica)
 
-    def _tell_ongoing(self, router: routing.Router, replica: _Replica) -> None:
+    def _tell_ongoing(self, router: AnyRouter, replica: _Replica) -> None:
         self._at(self._now, self._correct, router, (replica.id, replica.occupancy.ongoing))
 
-    def _correct(self, router: routing.Router, told: tuple[str, int]) -> None:
+    def _correct(self, router: AnyRouter, told: tuple[str, int]) -> None:
         self._route(router, router.told_ongoing(*told, self._now))
 
 

@@ -19,7 +19,7 @@ from modelplex.wire.messages import Leaks
 log = logging.getLogger(__name__)
 
 # A model that is still alive so long after its unload may be in a cycle of references, which Python frees at some time,
-# or never. One that outlives a collection after the longer time is held by something.
+# or never. One that outlives a collection then, and another one after the longer time, is held by something.
 SOON_S = 1.0
 GRACE_S = 10.0
 
@@ -184,7 +184,8 @@ class LeakWatch:
         if any(model.due <= now for model in self._departed.values()) and now >= self._collect_from:
             self._collect_from = now + self._collect() / COLLECT_SHARE
             self._forget_gone()
-            self._judge([model for model in self._departed.values() if model.due <= now], now)
+            # Those that are looked at for the first time are so together, and so they will be for the last time.
+            self._judge([m for m in self._departed.values() if m.due <= now or not m.last_look], now)
         self._publish()
         looks = [max(model.due, self._collect_from) for model in self._departed.values()]
         looks += [now + GRACE_S] if self._leaks else []
@@ -207,7 +208,7 @@ class LeakWatch:
                 self._leaks[model.identity] = model
                 found.append(model)
             else:
-                model.due, model.last_look = now + GRACE_S - SOON_S, True
+                model.due, model.last_look = now + GRACE_S, True
         while len(self._leaks) > LEAKS_MAX:
             self._lost_bytes += self._leaks.pop(next(iter(self._leaks))).size_bytes
         new = _by_model(model for model in found if model.model_id not in self._warned)
