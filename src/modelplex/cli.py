@@ -1,8 +1,8 @@
 """The command `modelplex`: thin verbs over the public interface.
 
 Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served or recorded, or
-was interrupted before it was, or no plan meets its target; 2 the command line is wrong; 130 a second Ctrl-C ended
-everything at once.
+was interrupted before it was, or no plan meets its target; 2 the command line is wrong; 130 Ctrl-C ended a plan,
+or a second one everything else at once.
 """
 
 import contextlib
@@ -156,6 +156,8 @@ def plan(
             evictions=_policies(eviction),
             max_ongoing=max_ongoing,
         )
+        if plot is not None:
+            importlib.import_module("matplotlib")  # so that it is missed before the work, not after it
         with _progress_bar() as progress:
             found = planner.plan(question, with_baselines=baselines, progress=progress)
             if plot is not None:
@@ -163,7 +165,8 @@ def plan(
         if json:
             _write(json, report.to_json(read, found))
     except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"a plan needs {error.name}: pip install 'modelplex[plan]'") from error
+        missing = str(error.name).partition(".")[0]
+        raise typer.BadParameter(f"a plan needs {missing}: pip install 'modelplex[plan]'") from error
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     if json != "-":

@@ -20,6 +20,7 @@ class RequestContext:
         leases: ends of the leases that it holds, called when it ends.
         start: how it met its first model (`warm`, `cold`, `joined`); empty while it has used none.
         load_s: seconds that it waited for models.
+        waited: whether it had to wait for a slot before it was sent here.
         cold_deadline: when it will wait no longer for a model that is not loaded, by the event loop's clock.
         ended: a lease that is granted after this is given back at once.
     """
@@ -32,6 +33,7 @@ class RequestContext:
     leases: list[Callable[[], None]] = field(default_factory=list)
     start: str = ""
     load_s: float = 0.0
+    waited: bool = False
     cold_deadline: float | None = None
     ended: bool = False
 

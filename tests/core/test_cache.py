@@ -10,6 +10,7 @@ from modelplex.core.budget import UNLIMITED
 from modelplex.core.cache import Command, Grant, Load, ModelCache, Reject, Start, Unload, Why
 from modelplex.core.eviction import GDSF, LRU, EvictionPolicy, IdleModel
 from modelplex.core.failures import FAILURES_MAX
+from modelplex.core.shelf import PATIENCE_LOADS
 
 NOW = 0.0
 _spare_tickets = count(1001)
@@ -599,25 +600,32 @@ def test_it_waits_for_the_place_of_one_that_loads_too() -> None:
         cache.release(ticket, START)
     cache.release(2, START)
     assert cache.acquire(20, "cheap", None, START) == []
-    assert cache.next_tick == START + CHEAP_S
+    assert cache.next_tick == START + PATIENCE_LOADS * CHEAP_S
     assert cache.loaded("third", 1, START + 0.5) == [Grant(3, "third", Start.COLD)]
 
 
-def test_it_waits_no_longer_than_its_own_load_takes() -> None:
+def test_it_waits_only_a_little_longer_than_its_own_load_takes() -> None:
+    patience_s = PATIENCE_LOADS * NEW_S
     cache = one_dear_and_idle_one_cheap_and_leased(Favourite())
     assert cache.acquire(3, "new", None, START) == []
     ticks = [cache.next_tick]
     last = 2
     for n in range(OVERTAKES_MAX - 1):  # the cheap one stays in use, always lately granted
-        now = START + NEW_S * (n + 1) / OVERTAKES_MAX
+        now = START + patience_s * (n + 1) / OVERTAKES_MAX
         assert cache.acquire(100 + n, "cheap", None, now) == [warm(100 + n, "cheap")]
         assert cache.release(last, now) == []
         last = 100 + n
     ticks.append(cache.next_tick)
-    assert cache.tick(START + NEW_S) == [Unload("dear")]
+    assert cache.tick(START + patience_s) == [Unload("dear")]
     ticks.append(cache.next_tick)
-    assert ticks == [START + NEW_S, START + NEW_S, None]
-    assert cache.unloaded("dear", START + NEW_S) == [Load("new")]
+    assert ticks == [START + patience_s, START + patience_s, None]
+    assert cache.unloaded("dear", START + patience_s) == [Load("new")]
+
+
+def test_one_that_is_hurried_does_not_wait_nor_does_who_waits_with_it() -> None:
+    cache = one_dear_and_idle_one_cheap_and_leased()
+    assert cache.acquire(3, "new", None, START) == []
+    assert cache.acquire(4, "new", None, START, hurried=True) == [Unload("dear")]
 
 
 def test_it_does_not_wait_for_one_that_has_been_in_use_for_longer_than_its_load_took() -> None:
@@ -668,7 +676,7 @@ def test_those_behind_one_that_waits_for_a_cheap_place_get_what_room_there_is() 
         if model_id != "cheap":
             cache.release(ticket, ticket + 1.0)
     assert cache.acquire(4, "large", None, 4.0) == []
-    assert cache.next_tick == 5.0
+    assert cache.next_tick == 4.0 + PATIENCE_LOADS
     assert cache.acquire(5, "small", None, 4.0) == [Load("small")]
 
 

@@ -28,7 +28,7 @@ from modelplex.core.cache import Command, Grant, Load, ModelCache, Reject, Start
 from modelplex.core.eviction import GDSF, LRU, IdleModel
 from modelplex.core.idle import CLEARLY_LOG2, IdleModels
 from modelplex.core.learned import Known, Learned
-from modelplex.core.shelf import Entry, Phase, Shelf
+from modelplex.core.shelf import PATIENCE_LOADS, Entry, Phase, Shelf
 
 BACKOFF = Backoff(base_s=1.0, max_s=8.0)
 MODELS = "abcdef"
@@ -179,6 +179,7 @@ class Shell:
         self._load_s: dict[str, float] = {}  # expected until it is loaded
         self._load_started: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
+        self._hurried: dict[str, float] = {}
         self._granted_last: dict[str, float] = {}
         self._given_up: set[str] = set()  # being unloaded because it was never paid for
         self._resident_since: dict[str, float] = {}
@@ -198,10 +199,10 @@ class Shell:
 
     # Inputs
 
-    def acquire(self, model_id: str, owner: Hashable, *, at_once: bool = False) -> None:
+    def acquire(self, model_id: str, owner: Hashable, *, at_once: bool = False, hurried: bool = False) -> None:
         self._asked += 1
         ticket = self._asked
-        self._note("acquire", ticket, model_id, owner)
+        self._note("acquire", ticket, model_id, owner, *(["hurried"] if hurried else []))
         self.waiting[ticket] = Ask(model_id, owner, at_once)
         refusal = self._refusal(ticket, model_id)
         if refusal is None:
@@ -210,8 +211,10 @@ class Shell:
                 self._load_s[model_id] = self._known_s.get(model_id, self._average_s())
                 if model_id not in self._known_bytes:
                     self._weights[model_id] = 0.0
+            if hurried:
+                self._hurried[model_id] = self.now
             self._use(model_id)
-        commands = self.cache.acquire(ticket, model_id, owner, self.now)
+        commands = self.cache.acquire(ticket, model_id, owner, self.now, hurried=hurried)
         refused = [c for c in commands if isinstance(c, Reject) and c.why is not Why.OVERCOMMITTED]
         must(
             commands == [refusal] if refusal else not refused,
@@ -390,6 +393,7 @@ class Shell:
         self.queue.append(model_id)
         self._openers[model_id] = opener
         self._waiting_since[model_id] = self.now
+        self._hurried.pop(model_id, None)
         self._overtaken[model_id] = 0
         self._bytes[model_id] = self._known_bytes.get(model_id, self._average_bytes())
 
@@ -445,7 +449,8 @@ class Shell:
         return [model_id for model_id, owners in users.items() if blocked.isdisjoint(owners)]
 
     def _patient_until(self, model_id: str) -> float:
-        return self._waiting_since[model_id] + self._load_s[model_id]
+        patient_until = self._waiting_since[model_id] + PATIENCE_LOADS * self._load_s[model_id]
+        return min(patient_until, self._hurried.get(model_id, inf))
 
     # Room
 
@@ -810,7 +815,10 @@ class Shell:
             due += [since + self.rules.idle_ttl_s for since in self._idle_since.values()]
         due += [self._patient_until(model_id) for model_id in spared_for]
         next_tick = self.cache.next_tick
-        must(not due or (next_tick is not None and next_tick <= min(due)), "4. the cache asks for its tick in time")
+        must(
+            not due or (next_tick is not None and next_tick <= min(due) + 1e-9),
+            "4. the cache asks for its tick in time",
+        )
 
     def _check_everyone_is_seen_to(self, *, short: bool) -> None:
         """4. Whoever waits, waits for something that is on its way, or for room that somebody still uses."""
@@ -970,7 +978,7 @@ def one_step(shell: Shell, rng: random.Random, action: str, habits: Habits, size
         if rng.random() < 0.2:
             shell.acquire(model_id, None, at_once=rng.random() < 0.5)
         else:
-            shell.acquire(model_id, owner)
+            shell.acquire(model_id, owner, hurried=rng.random() < 0.2)
     elif action == "release" and shell.leased:
         shell.release(rng.choice(list(shell.leased)))
     elif action == "withdraw" and shell.waiting:
@@ -1141,8 +1149,10 @@ class UnloadsTwice(Allocator):
 
 
 class LoadsTwice(ModelCache):
-    def acquire(self, ticket: int, model_id: str, owner: Hashable, now: float) -> list[Command]:
-        commands = super().acquire(ticket, model_id, owner, now)
+    def acquire(
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+    ) -> list[Command]:
+        commands = super().acquire(ticket, model_id, owner, now, hurried=hurried)
         return commands or [Load(model_id) for loading in self.loading if loading == model_id]
 
 
@@ -1488,8 +1498,15 @@ class EvictsTheMostRecent(LRU):
 class WaitsBeyondItsTime(Allocator):
     def make_room(self, now: float) -> list[Command]:
         for entry in self._shelf.queue.values():
-            entry.waiting_since = now
+            entry.wait_from(now)
         return super().make_room(now)
+
+
+class LetsTheHurriedWait(ModelCache):
+    def acquire(
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+    ) -> list[Command]:
+        return super().acquire(ticket, model_id, owner, now)
 
 
 class ForgetsTheTickForACheapPlace(Allocator):
@@ -1620,6 +1637,7 @@ BUGS: list[type] = [
     EvictsByAnOldWorth,
     EvictsTheMostRecent,
     WaitsBeyondItsTime,
+    LetsTheHurriedWait,
     ForgetsTheTickForACheapPlace,
     TicksForNobody,
     SparesForAnyPolicy,

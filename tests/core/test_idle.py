@@ -104,3 +104,13 @@ def test_a_policy_that_has_no_worth_has_no_opinion_of_models_in_use() -> None:
     idle.add(resident("dear", worth_log2=100.0), 0.0)
     assert idle.worths([resident("cheap")]) == []
     assert not idle.dearer("dear", 0.0)
+
+
+def test_what_is_overdue_by_two_timers_is_named_once() -> None:
+    """One is left from an earlier life of the model."""
+    idle, first, second = IdleModels(LRU(), 2.0, 10.0), resident("a"), resident("a", since=6.0)
+    idle.add(first, 5.0)
+    idle.remove(first)
+    idle.add(second, 6.0)
+    assert idle.overdue(8.0) == []
+    assert idle.overdue(16.0) == ["a"]

@@ -39,7 +39,7 @@ def spec(prefix: str = "> ") -> ReplicaSpec:
 
 
 def call(method: str, *args: Any) -> Call:
-    return Call("app", "Echo", method, "", "request", "/", args, {})
+    return Call("app", "Echo", method, "", None, "request", "/", args, {})
 
 
 class Running:

@@ -21,7 +21,7 @@ from modelplex.config import CacheOptions
 from modelplex.core.baseline import Baseline
 from modelplex.multiplex import Loader
 from modelplex.runtime import leak_watch, load_runner
-from modelplex.runtime.leak_watch import GRACE_S, SOON_S, LeakWatch
+from modelplex.runtime.leak_watch import GRACE_S, MEASURED_MAX, SOON_S, LeakWatch
 from modelplex.runtime.models import ModelHost
 from modelplex.testing import run_virtual
 from modelplex.wire.messages import Leaks
@@ -59,9 +59,8 @@ class World:
         self.collections: list[float] = []
         self.reports: list[Leaks] = []
         self.loop = asyncio.get_running_loop()
-        self.watch = LeakWatch(self._collect)
+        self.watch = LeakWatch(self._collect, lambda: collect_s * len(self.collections))
         self.watch.follow(self.reports.append)
-        self._collect_s = collect_s
         self.host = self.another_host(**options)
 
     def another_host(self, **options: Any) -> ModelHost:
@@ -74,10 +73,9 @@ class World:
             self.kept.append(model)
         return model
 
-    def _collect(self) -> float:
+    def _collect(self) -> None:
         gc.collect()
         self.collections.append(self.loop.time())
-        return self._collect_s
 
     async def use(self, *model_ids: str) -> None:
         """Load these one after the other; each unloads the one before."""
@@ -383,6 +381,17 @@ async def test_collections_take_at_most_a_hundredth_of_the_time() -> None:
 
 
 @in_virtual_time
+async def test_of_many_leaks_at_once_some_are_measured_and_the_rest_estimated() -> None:
+    sizes = {f"m{n}": (n % MEASURED_MAX + 1) * MIB for n in range(3 * MEASURED_MAX)}
+    world = World(lambda model_id: np.zeros(sizes.get(model_id, 0), np.uint8), keeps=True)
+    await world.use(*sizes, "last")
+    report = await world.leaked()
+    assert report.leaked_bytes == pytest.approx(sum(sizes.values()), abs=len(sizes))
+    assert report.models[0] == (f"m{MEASURED_MAX - 1}", MEASURED_MAX * MIB)
+    assert report.models[1] == (f"m{MEASURED_MAX - 2}", (MEASURED_MAX - 1) * MIB)
+
+
+@in_virtual_time
 async def test_one_collection_serves_all() -> None:
     world = World(lambda model_id: Cyclic(), keeps=True, models_max=10, idle_ttl_s=5.0)
     await world.use(*"abcdefghij")
@@ -402,7 +411,8 @@ async def test_only_so_many_leaks_are_looked_at_again_and_the_rest_is_not_forgot
 
 
 @in_virtual_time
-async def test_a_report_names_the_worst() -> None:
+async def test_a_report_names_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak_watch, "MEASURED_MAX", 30)
     sizes = {f"m{n}": n + 1 for n in range(30)}
     world = World(lambda model_id: np.zeros(sizes.get(model_id, 0), np.uint8), keeps=True)
     await world.use(*sizes, "last")
@@ -481,6 +491,7 @@ async def test_the_variables_of_a_request_are_not_held_by_timers() -> None:
     variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
     world = World(lambda model_id: np.zeros(MIB, np.uint8), keeps=True, idle_ttl_s=600)
     await world.use("a")
+    await asyncio.sleep(1)
 
     async def request() -> "weakref.ref[Plain]":
         value = Plain()

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from modelplex import errors
-from modelplex.config import CacheOptions
+from modelplex import context, errors
+from modelplex.config import CacheOptions, DeploymentConfig
 from modelplex.context import RequestContext
 from modelplex.multiplex import Loader
 from modelplex.runtime.models import ModelHost
+from modelplex.runtime.replica import Replica, ReplicaSpec
+from modelplex.runtime.servable import Definition
 from modelplex.testing import run_virtual
 
 
@@ -324,3 +326,24 @@ def test_a_plain_loader_that_returns_a_coroutine_has_it_awaited() -> None:
         await host.close()
 
     asyncio.run(main())
+
+
+def test_a_load_that_a_timer_begins_works_for_the_replica_and_for_no_request() -> None:
+    seen: list[tuple[bool, RequestContext | None]] = []
+
+    async def load(model_id: str) -> str:
+        seen.append((context.in_replica(), context.request()))
+        return model_id
+
+    async def main() -> None:
+        context.set_replica(Replica(ReplicaSpec("app", "tag", DeploymentConfig(name="D"), Definition(load))))
+        options = CacheOptions(models_max=1, min_residency_s=10.0)
+        host = ModelHost(Loader(load, options), None, ThreadPoolExecutor(1), Published())
+        own = request()
+        context.set_request(own)
+        await host.get("a", None)
+        await host.get("b", None)  # has to wait until a may go
+        assert seen == [(True, own), (True, None)]
+        await host.close()
+
+    run_virtual(main())

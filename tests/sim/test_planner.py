@@ -2,6 +2,8 @@
 
 import dataclasses
 import multiprocessing
+import random
+import signal
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import pairwise, product
 from typing import Any
@@ -22,7 +24,9 @@ def cyclic(models: int, requests: int = 1_000, size_bytes: int = 1) -> Trace:
     """Each model in turn, one request every two seconds: LRU with room for one model less misses each time."""
     catalog = Catalog([f"m{n}" for n in range(models)], np.full(models, size_bytes), np.full(models, LOAD_S))
     numbers = np.arange(requests)
-    return Trace(2.0 * numbers, (numbers % models).astype(np.int32), np.full(requests, 0.01), catalog)
+    return Trace(
+        np.arange(0, 2.0 * requests, 2.0), (numbers % models).astype(np.int32), np.full(requests, 0.01), catalog
+    )
 
 
 def question(trace: Trace, **more: Any) -> Question:
@@ -60,7 +64,35 @@ def test_the_answer_has_the_least_memory_in_all_and_then_the_fewest_replicas() -
     assert found.met
 
 
-@pytest.mark.parametrize(("seed", "p99_s"), [(1, 0.2), (2, 0.2), (3, 0.35)])
+@pytest.mark.parametrize("seed", range(50))
+def test_it_finds_each_least_memory_when_more_is_never_worse(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the memory that each number of replicas needs drawn at random: none at first, then less and less."""
+    rng = random.Random(seed)
+    asked = question(cyclic(4), replicas=[1, 2, 3, 4, 6, 8, 12], sizes=list(range(1, 101)))
+    need: dict[tuple[int, str], int] = {}
+    for eviction in asked.evictions:
+        needs = sorted((rng.choice([rng.randint(1, 30), rng.randint(1, 130)]) for _ in asked.replicas), reverse=True)
+        need |= {(replicas, eviction): size for replicas, size in zip(asked.replicas, needs, strict=True)}
+    tried: list[Candidate] = []
+
+    def meets(question: Question, candidate: Candidate) -> Prediction | None:
+        tried.append(candidate)
+        enough = candidate.size >= need[candidate.replicas, candidate.eviction]
+        return Prediction(candidate, 0.0, len(candidate.eviction), 0.0, 0.0, 0.0, 0.0) if enough else None
+
+    monkeypatch.setattr(planner, "predict", meets)
+    found = plan(asked, executor=threads)
+    least = [(*key, size) for key, size in need.items() if size <= 100]
+    total, replicas, _ = min((replicas * size, replicas, len(eviction)) for replicas, eviction, size in least)
+    assert found.answer is not None
+    assert (found.answer.candidate.total, found.answer.candidate.replicas) == (total, replicas)
+    expected = {(replicas, size, eviction) for replicas, eviction, size in least if replicas * size <= 2 * total}
+    assert set(fleets(found.predictions)) == expected
+    assert len(tried) <= 8 * len(need)
+    assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize(("seed", "p99_s"), [(1, 0.2), (3, 0.35)])
 def test_it_finds_what_trying_everything_finds(seed: int, p99_s: float, simulated: list[Candidate]) -> None:
     workload = Workload(requests=900, models=8, rate_per_s=30.0, zipf_s=2.0, load_fixed_s=0.1, seed=seed)
     trace = dataclasses.replace(workload, load_bytes_per_s=1e11, service_mean_s=0.02).trace()
@@ -132,17 +164,21 @@ def test_progress_ends_at_the_end() -> None:
     assert told[-1] == ("searching", 1.0)
 
 
-def test_an_exception_ends_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_ends_the_workers() -> None:
     """As Ctrl-C does: nothing that was begun runs on."""
 
+    workers = []
+
     def interrupted(what: str, part: float) -> None:
+        workers.extend(multiprocessing.active_children())
         raise KeyboardInterrupt
 
     workload = Workload(requests=20_000, models=50, rate_per_s=20.0)
     asked = question(workload.trace(), p99_s=None, replicas=[4], sizes=[1, *range(40, 50)])
     with pytest.raises(KeyboardInterrupt):
         plan(asked, progress=interrupted)
-    assert multiprocessing.active_children() == []
+    assert workers
+    assert {worker.exitcode for worker in workers} == {-signal.SIGTERM}
 
 
 # Memory sizes

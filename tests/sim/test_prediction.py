@@ -1,14 +1,19 @@
 """One simulation says what it counts, and ends early exactly when its fleet misses the target."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
+from modelplex.core.admission import UNLIMITED
+from modelplex.core.estimates import Estimates
+from modelplex.core.routing import Command, Router
+from modelplex.sim import prediction
 from modelplex.sim.prediction import ROUTERS, Candidate, Question, predict
 from modelplex.sim.trace import Catalog, Trace
 from modelplex.sim.workloads import Workload
-from modelplex.sim.world import Fleet, simulate
+from modelplex.sim.world import Fleet, Outcome, simulate
 
 BUSY = Workload(requests=1_000, models=20, rate_per_s=40.0, load_fixed_s=0.1, load_bytes_per_s=1e10, seed=3)
 
@@ -37,18 +42,22 @@ def test_what_is_counted() -> None:
     assert found.utilisation == pytest.approx(1.5 / (2 * 2))  # busy for 1.25 s and 0.25 s, in two slots of 2 s
 
 
+@pytest.mark.parametrize(("max_ongoing", "p50_s"), [(1, 0.5), (2, 0.25)])
+def test_slots_are_as_many_as_asked_for(max_ongoing: int, p50_s: float) -> None:
+    found = predict(question(of_one_model([0.0, 2.0, 2.0]), max_ongoing=max_ongoing), candidate(1, 1))
+    assert found is not None
+    assert found.p50_s == pytest.approx(p50_s)
+
+
 def test_memory_is_counted_as_the_question_says() -> None:
     trace = BUSY.trace()
-    sizes = {
-        in_bytes: predict(question(trace, in_bytes=in_bytes), candidate(3, size))
-        for in_bytes, size in ((False, 4), (True, 4 * int(trace.catalog.size_bytes[0])))
-    }
-    assert sizes[False] is not None
-    assert sizes[True] is not None
-    same = simulate(trace, Fleet(replicas=3, models_max=4))
-    assert sizes[False].loads == same.loads
-    # Models of one size: sizes are learned with the first load, so that only the beginning may differ.
-    assert sizes[True].loads == pytest.approx(same.loads, rel=0.1)
+    for in_bytes, size, fleet in (
+        (False, 4, Fleet(replicas=3, models_max=4)),
+        (True, 4 * 10**9, Fleet(replicas=3, bytes_max=4 * 10**9)),
+    ):
+        found = predict(question(trace, in_bytes=in_bytes), candidate(3, size))
+        assert found is not None
+        assert found.loads == simulate(trace, fleet).loads
 
 
 @pytest.mark.parametrize(("replicas", "size", "eviction"), [(3, 4, "lru"), (3, 6, "gdsf"), (2, 20, "lru")])
@@ -83,3 +92,38 @@ def test_every_router_can_be_asked(router: str) -> None:
     found = predict(question(BUSY.trace(), in_bytes=True), candidate(4, 12 * 10**9, router=router))
     assert found is not None
     assert 20 <= found.loads <= 1_000
+
+
+def test_it_ends_at_the_first_request_that_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 requests ten may be late; each is, and is over before the next."""
+    submitted: list[int] = []
+
+    class Counting(Router):
+        def submit(self, number: int, *args: Any, **more: Any) -> list[Command]:
+            submitted.append(number)
+            return super().submit(number, *args, **more)
+
+    monkeypatch.setitem(ROUTERS, "modelplex", lambda: Counting(UNLIMITED, 30.0, Estimates(1.0, 0.05)))
+    trace = of_one_model([float(n) for n in range(1_000)], load_s=0.0)
+    assert predict(question(trace, p99_s=0.2), candidate(1, 1)) is None
+    assert len(submitted) == 11
+    assert predict(question(trace, p99_s=0.3), candidate(1, 1)) is not None
+
+
+def test_a_replica_like_those_of_ray_serve_counts_models_and_loads_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleets: list[Fleet] = []
+
+    def simulate_and_tell(trace: Trace, fleet: Fleet) -> Outcome:
+        fleets.append(fleet)
+        return simulate(trace, fleet)
+
+    monkeypatch.setattr(prediction, "simulate", simulate_and_tell)
+    trace = of_one_model([0.0, 2.0])  # a model of ten bytes
+    for router in ("like Ray Serve", "model-blind"):
+        predict(question(trace, in_bytes=True), candidate(1, 35, router=router))
+    assert [(f.models_max, f.bytes_max, f.loads_max) for f in fleets] == [
+        (3, UNLIMITED, 1),
+        (UNLIMITED, 35, UNLIMITED),
+    ]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,12 @@ GIB = 2**30
 def trace(requests: int = 1_000, models: int = 4, service_s: float = 0.05, load_s: float = 0.5) -> Trace:
     catalog = Catalog([f"m{n}" for n in range(models)], np.full(models, GIB), np.full(models, load_s))
     numbers = np.arange(requests)
-    return Trace(numbers * 0.1, (numbers % models).astype(np.int32), np.full(requests, service_s), catalog)
+    return Trace(
+        np.linspace(0.0, 0.1 * (requests - 1), requests),
+        (numbers % models).astype(np.int32),
+        np.full(requests, service_s),
+        catalog,
+    )
 
 
 def question(asked: Trace | None = None, **more: Any) -> Question:
@@ -61,8 +67,8 @@ def test_the_whole_text() -> None:
         "       3     4.00 GiB  model-blind  2.14%  1,200      612 s  12.5 ms  3.00 s       31.7%",
         "",
         "3 replicas of 4.00 GiB with gdsf: p99 143 ms, 2.14% cold.",
-        "The offline optimum, one cache with all of that memory, has at least 900 loads; this has 1,200, of which 25.0% "
-        "at most could be saved.",
+        "The offline optimum, one cache with all of that memory, has at least 900 loads; this has 1,200, of which "
+        "25.0% at most could be saved.",
     ]
 
 
@@ -89,13 +95,12 @@ def test_without_a_target_it_is_compared_with_the_log() -> None:
             r"keep 1\.9 busy on average, and 1 replica of 1 have 1\.",
         ),
         (question(trace(requests=100)), None, r"4\.00% of the requests are the first for their model"),
+        (question(), prediction(loads=4), r"0\.40% of the requests are the first for their model"),
         (question(), None, "3 replicas of 4.00 GiB cannot keep up"),
         (question(), prediction(p99_s=0.43), "too little: 3 replicas of 4.00 GiB with gdsf: p99 430 ms, 2.14% cold"),
     ],
 )
 def test_it_says_what_keeps_every_fleet_from_the_target(asked: Question, largest: Any, says: str) -> None:
-    import re
-
     found = Plan(question=asked, predictions=[], largest=largest)
     assert re.search(says, why_not(found))
     log = Log(asked.trace, None, 0)

@@ -171,5 +171,5 @@ TICKETS_MAX = 1000
 
 def leases_held(replica: Replica) -> int:
     """How many leases of models are held, or waited for, at the moment."""
-    caches = [host.cache for host in replica._hosts.values()]
+    caches = [host.cache for host in replica._models._hosts.values()]
     return sum(ticket in cache for cache in caches for ticket in range(TICKETS_MAX))

@@ -52,6 +52,7 @@ class Pending:
     deadline: float | None
     cold_deadline: float | None = None
     losses: int = 0  # replicas that died with it
+    waited: bool = False  # for a slot
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
     look_at: float = math.inf
 
@@ -95,7 +96,7 @@ class WaitingRoom:
 
     def add(self, pending: Pending, line: str | None, look_at: float | None) -> None:
         """Let a request wait in a line, and be looked at again at a time, if any, or at a deadline if earlier."""
-        pending.line = line
+        pending.line, pending.waited = line, True
         looks = (look_at, pending.deadline, pending.cold_deadline)
         pending.look_at = min((at for at in looks if at is not None), default=math.inf)
         self._waiting[pending.number] = pending

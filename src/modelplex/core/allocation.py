@@ -172,12 +172,12 @@ class Allocator:
         """Begin the loads that room is there for. Answers whether a model waits for which none will come free."""
         ahead, in_turn, cheap = self._shelf.room_ahead(), True, None
         for entry in list(self._shelf.may_load(self._loads_max, strangers_apart=self._learned.suspicious)):
-            if not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
+            victim = None if self._draining or ahead.fits(entry.size_bytes) else self._idle.victim()
+            if victim is not None:  # it may be spared, unless somebody has been overtaken too often already
                 cheap = self._idle.worths(self._shelf.soon_idle(now)) if cheap is None else cheap
-                patient_until = entry.waiting_since + entry.load_s
-                if cheap and now < patient_until and self._idle.dearer(victim, cheap[0]):
+                if cheap and now < entry.patient_until and self._idle.dearer(victim, cheap[0]):
                     cheap.pop(0)
-                    self.spared_until = min(patient_until, self.spared_until or patient_until)
+                    self.spared_until = min(entry.patient_until, self.spared_until or entry.patient_until)
                     continue
             while not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
                 ahead.free(self._shelf.entries[victim].size_bytes)

@@ -123,8 +123,13 @@ class ModelCache:
 
     # Inputs
 
-    def acquire(self, ticket: int, model_id: str, owner: Hashable, now: float) -> list[Command]:
-        """Ask for a lease. The answer is among these commands or those of a later input."""
+    def acquire(
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+    ) -> list[Command]:
+        """Ask for a lease. The answer is among these commands or those of a later input.
+
+        One that is `hurried` does not let an idle model be spared: while it waits it keeps from others what is scarcer.
+        """
         if ticket in self._shelf.tickets:
             raise ValueError(f"ticket {ticket} is in use")
         allocator, entry = self._allocator, self._shelf.entries.get(model_id)
@@ -144,6 +149,8 @@ class ModelCache:
                 first.overtaken += 1
         else:
             self._shelf.wait(entry, ticket, owner)
+            if hurried:
+                entry.patient_until = now
         return commands + allocator.make_room(now)
 
     def release(self, ticket: int, now: float) -> list[Command]:
@@ -181,7 +188,7 @@ class ModelCache:
         """A model has been destroyed; its room is free."""
         entry = self._shelf.in_phase(model_id, Phase.UNLOADING)
         entry.opener = next(iter(entry.waiters), None)
-        entry.waiting_since = now
+        entry.wait_from(now)
         self._shelf.move(entry, Phase.WAITING if entry.waiters else None)
         return self._allocator.make_room(now)
 

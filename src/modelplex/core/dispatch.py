@@ -29,11 +29,19 @@ class Why(Enum):
 
 @dataclass(slots=True)
 class Send:
-    """Send the request to this replica; `fits` if its model is expected to need no eviction there."""
+    """Send the request to this replica.
+
+    Attributes:
+        number: names the request.
+        replica_id: the replica.
+        fits: whether its model is expected to need no eviction there.
+        waited: whether it had to wait for a slot.
+    """
 
     number: int
     replica_id: str
     fits: bool = False
+    waited: bool = False
 
 
 @dataclass(slots=True)
@@ -163,7 +171,7 @@ class Dispatch:
         self._fleet.sent(view)
         self._fleet.book(view, pending.model_id)
         self.flights[pending.number] = view.flights[pending.number] = Flight(pending, view, now)
-        return Send(pending.number, view.replica_id, view.fits(pending.model_id))
+        return Send(pending.number, view.replica_id, view.fits(pending.model_id), pending.waited)
 
     def land(self, flight: Flight) -> None:
         del self.flights[flight.pending.number], flight.view.flights[flight.pending.number]

@@ -33,7 +33,7 @@ class IdleModel(Protocol):
 class EvictionPolicy(Protocol):
     """Orders the idle models. It never sees one that is leased, so it cannot choose one.
 
-    A policy that also has `worth(model: IdleModel) -> float`, a base-2 logarithm that is larger for what is better kept,
+    A policy that also has `worth(model: IdleModel) -> float`, a base-2 logarithm, larger for what is better kept,
     lets a cold model wait a moment for the place of one that is in use and worth clearly less than every idle one.
     """
 

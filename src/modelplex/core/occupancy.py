@@ -81,9 +81,14 @@ class Promises(Generic[R]):
     def __contains__(self, model_id: str) -> bool:
         return model_id in self._models.values()
 
+    @property
+    def models(self) -> set[str]:
+        """What room is promised to."""
+        return set(self._models.values())
+
     def make(self, request: R, model_id: str, room: int | None) -> bool:
         """Promise a place of the `room` that the cache has left to a model that it does not know; False if none is."""
-        promised = set(self._models.values())
+        promised = self.models
         if model_id not in promised and room is not None and len(promised) >= room:
             return False
         self._models[request] = model_id

@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 SOON_S = 1.0
 GRACE_S = 10.0
 
-# Collections take at most this part of the time: nothing else of the process runs meanwhile, whichever thread asks for
-# one, and with ten million objects one takes a second.
-COLLECT_SHARE = 0.01
+# Such looks take at most this part of the time: nothing else of the process runs during a collection, whichever thread
+# asks for it, and with ten million objects it takes a second.
+LOOK_SHARE = 0.01
+
+# Leaks that one look measures; those that it finds besides are taken to be as large on average.
+MEASURED_MAX = 8
 
 # Less is not worth a line in the log.
 WARN_BYTES_MIN = 2**20
@@ -42,13 +45,6 @@ PARTS_MAX = 1000
 
 # What outlives models without being held for their sake.
 _SHARED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
-
-
-def collect() -> float:
-    """Free what only cycles of references keep. Answers how many seconds it took."""
-    began = time.perf_counter()
-    gc.collect()
-    return time.perf_counter() - began
 
 
 @dataclass(slots=True, eq=False)
@@ -80,15 +76,19 @@ class LeakWatch:
     memory of the process alone: see `core.baseline`.
 
     Args:
-        collect: frees cycles of references; answers how many seconds that took.
+        collect: frees what only cycles of references keep.
+        clock: tells how long a look has taken, in seconds.
 
     Attributes:
         report: the figures of now.
     """
 
-    def __init__(self, collect: Callable[[], float] = collect) -> None:
+    def __init__(
+        self, collect: Callable[[], object] = gc.collect, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.report = Leaks(0, [])
         self._collect = collect
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._caches: list[dict[str, Any]] = []
         self._sizes: dict[tuple[int, str], int] = {}
@@ -98,7 +98,7 @@ class LeakWatch:
         self._unwatched: dict[str, int] = {}
         self._warned: set[str] = set()
         self._growth_warned = 0
-        self._collect_from = self._loop.time()
+        self._next_look = self._loop.time()  # not before
         self._timer: asyncio.TimerHandle | None = None
         self._baseline: Baseline | None = None
         self._tell: Callable[[Leaks], None] = lambda report: None
@@ -181,13 +181,15 @@ class LeakWatch:
         self._timer = None
         now = self._loop.time()
         self._forget_gone()
-        if any(model.due <= now for model in self._departed.values()) and now >= self._collect_from:
-            self._collect_from = now + self._collect() / COLLECT_SHARE
+        if any(model.due <= now for model in self._departed.values()) and now >= self._next_look:
+            began = self._clock()
+            self._collect()
             self._forget_gone()
             # Those that are looked at for the first time are so together, and so they will be for the last time.
             self._judge([m for m in self._departed.values() if m.due <= now or not m.last_look], now)
+            self._next_look = now + (self._clock() - began) / LOOK_SHARE
         self._publish()
-        looks = [max(model.due, self._collect_from) for model in self._departed.values()]
+        looks = [max(model.due, self._next_look) for model in self._departed.values()]
         looks += [now + GRACE_S] if self._leaks else []
         if looks:
             self._look_at(min(looks))
@@ -200,15 +202,20 @@ class LeakWatch:
 
     def _judge(self, survivors: list[Departed], now: float) -> None:
         """Of these, which outlived a collection, those that were given their time are held."""
-        found = []
+        found: list[Departed] = []
+        measured_bytes = 0
         for model in survivors:
-            if model.last_look:
-                del self._departed[model.identity]
-                model.size_bytes = self._own_bytes(model)
-                self._leaks[model.identity] = model
-                found.append(model)
-            else:
+            if not model.last_look:
                 model.due, model.last_look = now + GRACE_S, True
+                continue
+            if len(found) < MEASURED_MAX:
+                model.size_bytes = self._own_bytes(model)
+                measured_bytes += model.size_bytes
+            else:
+                model.size_bytes = measured_bytes // MEASURED_MAX
+            del self._departed[model.identity]
+            self._leaks[model.identity] = model
+            found.append(model)
         while len(self._leaks) > LEAKS_MAX:
             self._lost_bytes += self._leaks.pop(next(iter(self._leaks))).size_bytes
         new = _by_model(model for model in found if model.model_id not in self._warned)

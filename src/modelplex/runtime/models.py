@@ -153,7 +153,8 @@ class ModelHost:
         """A ticket, and the answer that the core will give it."""
         ticket, answer = next(self._tickets), self._loop.create_future()
         self._answers[ticket] = answer
-        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time()))
+        hurried = request is not None and request.waited
+        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time(), hurried=hurried))
         return ticket, answer
 
     async def _wait_for_cold(self, model_id: str, answer: "asyncio.Future[cache.Start]", deadline: float) -> None:

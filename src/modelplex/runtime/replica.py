@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelplex import context, errors
-from modelplex.config import UNLIMITED, DeploymentConfig, check_model_id
+from modelplex.config import DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.multiplex import Loader, loaders_of
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
+from modelplex.runtime.model_hosts import ModelHosts
 from modelplex.runtime.models import ModelHost
 from modelplex.runtime.servable import Definition, Servable
 from modelplex.runtime.serving import Serving
@@ -57,10 +58,11 @@ class Replica:
         self._spec = spec
         self._occupancy: Occupancy[Link] = Occupancy(spec.config.max_ongoing_requests)
         self._promises: Promises[tuple[Link, int]] = Promises()
+        self._announced: set[str] = set()  # models that refusals spoke of, and that have not begun to load
         self._links: set[Link] = set()
         self._servings: dict[tuple[Link, int], Serving] = {}
         self._tasks: dict[Serving, asyncio.Task[None]] = {}
-        self._hosts: dict[tuple[Loader, int], ModelHost] = {}
+        self._models = ModelHosts(lambda loader, owner: ModelHost(loader, owner, self._threads, self, self.leaks))
         self._retiring = False
         self._threads = ThreadPoolExecutor(MODEL_THREADS, thread_name_prefix="modelplex-model")
         self._loop = asyncio.get_running_loop()
@@ -72,10 +74,10 @@ class Replica:
         self.context = replace(self.context, servable_object=self.servable.instance)
         # Known before the first request, so that routers hear at once how many models there is room for.
         for loader in loaders_of(self.servable.instance):
-            self._host(loader, self.servable.instance)
+            self._models.get(loader, self.servable.instance)
         for loader in list(Loader.standalone):
-            self._host(loader, None)
-        await asyncio.gather(*(host.start() for host in self._hosts.values()))
+            self._models.get(loader, None)
+        await self._models.start()
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more requests, let those that run end within the time, then end the models and the user's object."""
@@ -92,7 +94,7 @@ class Replica:
             await self.servable.destroy()
         except Exception as error:  # the user's destructor may raise anything
             log.error("%s failed to end: %r", self.context.replica_id, error, exc_info=error)
-        await asyncio.gather(*(host.close() for host in self._hosts.values()))
+        await self._models.close()
         self.leaks.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for link in list(self._links):
@@ -101,17 +103,10 @@ class Replica:
     # What user code asks of the replica (context.ReplicaScope)
 
     async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
-        return await self._host(loader, owner).get(check_model_id(model_id), context.request())
+        return await self._models.get(loader, owner).get(check_model_id(model_id), context.request())
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
-        return self._host(loader, owner).lease(check_model_id(model_id), context.request())
-
-    def _host(self, loader: Loader, owner: object) -> ModelHost:
-        # The host keeps its owner alive, so the owner's id stays its own.
-        key = (loader, id(owner))
-        if key not in self._hosts:
-            self._hosts[key] = ModelHost(loader, owner, self._threads, self, self.leaks)
-        return self._hosts[key]
+        return self._models.get(loader, owner).lease(check_model_id(model_id), context.request())
 
     # What requests need (serving.Host)
 
@@ -121,11 +116,10 @@ class Replica:
 
     @property
     def harm_s(self) -> float:
-        return max((h.cache.harm_s for h in self._hosts_used()), default=0.0)
+        return self._models.harm_s
 
     def measured(self, model_id: str) -> tuple[int, float] | None:
-        found = (host.cache.measured(model_id) for host in self._hosts.values())
-        return next((measured for measured in found if measured is not None), None)
+        return self._models.measured(model_id)
 
     def finished(self, serving: Serving, *, answered: bool) -> None:
         self._occupancy.end(serving.link)
@@ -176,18 +170,17 @@ class Replica:
         if self._retiring:
             link.close()  # a welcome would be an invitation to send requests
             return
-        hosts = self._hosts.values()
         link.send(
             messages.Welcome(
                 version=messages.VERSION,
                 replica_id=self.context.replica_id,
                 max_ongoing=self._occupancy.limit,
                 ongoing=self.ongoing,
-                room=self._room(),
-                loads_max=self._loads_max(),
+                room=self._models.room,
+                loads_max=self._models.loads_max,
                 harm_s=self.harm_s,
-                loaded=list({m for h in hosts for m in h.cache.resident}),
-                loading=list({m for h in hosts for m in h.cache.loading}),
+                loaded=self._models.loaded,
+                loading=self._models.loading,
             )
         )
         if version != messages.VERSION:
@@ -212,8 +205,7 @@ class Replica:
         no_room = begin.fits and not self._has_room(key, begin.model_id)
         if self._retiring or no_room or not self._occupancy.begin(link):
             self._promises.end(key)
-            self._occupancy.told(link)
-            link.send(messages.Refuse(begin.stream, self.ongoing, no_room, self._will_hold(begin.model_id)))
+            self._refuse(link, begin, no_room=no_room)
             return
         self._correct()
         serving = Serving(begin, body, link, self)
@@ -223,9 +215,14 @@ class Replica:
         task.add_done_callback(lambda _: self._over(key, serving))
 
     def _prefetch(self, model_id: str) -> None:
-        hosts = self._hosts_used()
-        if len(hosts) == 1 and not self._retiring:  # of several loaders, nobody but the request could say which
-            hosts[0].prefetch(model_id)
+        if not self._retiring:
+            self._models.prefetch(model_id)
+
+    def _refuse(self, link: Link, begin: messages.Begin, *, no_room: bool) -> None:
+        self._occupancy.told(link)
+        holds = self._will_hold(begin.model_id)
+        link.send(messages.Refuse(begin.stream, self.ongoing, no_room, holds))
+        self._announced |= self._promises.models | ({begin.model_id} if holds else set())
 
     def _over(self, key: tuple[Link, int], serving: Serving) -> None:
         serving.end(answered=False, ok=False)  # one that is cancelled before its first step has not done so itself
@@ -233,6 +230,8 @@ class Replica:
         self._promises.end(key)
         if self._servings.get(key) is serving:
             del self._servings[key]
+        if serving.model_id in self._announced and not self._will_hold(serving.model_id):
+            self.gone(serving.model_id)  # routers wait for it, or believe that it takes room
 
     def _cancel(self, key: tuple[Link, int]) -> None:
         serving = self._servings.pop(key, None)
@@ -243,17 +242,18 @@ class Replica:
     # What routers are told (models.Publisher)
 
     def loading(self, model_id: str) -> None:
-        self._promises.keep(model_id)
+        self._announced.discard(model_id)
         # While another loader of this replica holds a model of the same id, nothing has changed for routers.
         if not self._holds(model_id):
-            self._broadcast(messages.ModelLoading(model_id, self._room(), self.harm_s))
+            self._broadcast(messages.ModelLoading(model_id, self._models.room, self.harm_s))
 
     def loaded(self, model_id: str, load_s: float) -> None:
-        self._broadcast(messages.ModelLoaded(model_id, self._room(), load_s, self.harm_s))
+        self._broadcast(messages.ModelLoaded(model_id, self._models.room, load_s, self.harm_s))
 
     def gone(self, model_id: str) -> None:
+        self._announced.discard(model_id)
         if not self._holds(model_id):
-            self._broadcast(messages.ModelGone(model_id, self._room(), self.harm_s))
+            self._broadcast(messages.ModelGone(model_id, self._models.room, self.harm_s))
 
     def _holds(self, model_id: str) -> bool:
         return self.measured(model_id) is not None
@@ -267,30 +267,16 @@ class Replica:
 
     def _has_room(self, request: tuple[Link, int], model_id: str) -> bool:
         """Whether the model needs no eviction; its room is then kept for it."""
-        if self._knows(model_id):
+        if self._models.knows(model_id):
             return True
-        for other, serving in self._servings.items():
-            if self._knows(serving.model_id):
-                self._promises.end(other)  # the cache counts a model from when it is asked for, its load may be later
-        return self._promises.make(request, model_id, self._room())
+        for promised in self._promises.models:
+            if self._models.knows(promised):
+                self._promises.keep(promised)
+        return self._promises.make(request, model_id, self._models.room)
 
     def _will_hold(self, model_id: str) -> bool:
         """Whether the model is here, or is promised to a request that will load it."""
-        return self._knows(model_id) or model_id in self._promises
-
-    def _knows(self, model_id: str) -> bool:
-        return any(host.cache.knows(model_id) for host in self._hosts.values())
-
-    def _room(self) -> int | None:
-        """How many models can be loaded without evicting one; with several loaders, by the fullest that is used."""
-        return min((room for h in self._hosts_used() if (room := h.cache.room) is not None), default=None)
-
-    def _loads_max(self) -> int:
-        limits = [h.cache.loads_max for h in self._hosts_used() if h.cache.loads_max != UNLIMITED]
-        return min(limits, default=UNLIMITED)
-
-    def _hosts_used(self) -> list[ModelHost]:
-        return [h for h in self._hosts.values() if h.used] or list(self._hosts.values())
+        return self._models.knows(model_id) or model_id in self._promises
 
 
 def failure(error: BaseException) -> errors.DeploymentFailedError:

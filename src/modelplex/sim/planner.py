@@ -11,11 +11,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
+from modelplex import errors
 from modelplex.sim import bounds
 from modelplex.sim.log import SIZE_BYTES
 from modelplex.sim.prediction import ROUTERS, Candidate, Prediction, Question, predict
@@ -132,6 +134,9 @@ def plan(
         with_baselines: whether to simulate other routers as well.
         progress: told what is done, and which part of that, 0 to 1.
         executor: makes one of so many workers; one of processes unless given.
+
+    Raises:
+        ModelplexError: a process died.
     """
     with _workers(executor) as pool:
         if question.p99_s is None:
@@ -233,6 +238,8 @@ def _workers(make: Callable[[int], Executor] | None) -> Iterator[Executor]:
     pool = (make or _processes)(os.cpu_count() or 1)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise errors.ModelplexError("A process that simulated has died; perhaps memory was short.") from error
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()

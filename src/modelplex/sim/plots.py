@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 REPLICAS_MAX = 4
 SIZES_MAX = 9
 
+# Places at which the curve of LRU is computed: it has steps.
+CURVE_POINTS = 500
+
 # Okabe, Ito, "Color universal design", 2008: colours that the colour-blind can tell apart; the markers differ, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")
@@ -59,11 +62,12 @@ def miss_ratio(question: Question, points: Sequence[Prediction]) -> "Figure":
     trace, count = question.trace, len(question.trace)
     totals = sorted({*default_sizes(trace, in_bytes=question.in_bytes), *(p.candidate.total for p in points)})
     distances = bounds.lru_distances(trace)
-    curve = distances.miss_ratio_bytes(totals) if question.in_bytes else distances.miss_ratio(totals)
-    axes.plot(np.array(totals) / scale, curve, color="black", label="one LRU cache")
+    rooms = np.unique(np.geomspace(totals[0], totals[-1], CURVE_POINTS).astype(np.int64))
+    curve = distances.miss_ratio_bytes(rooms) if question.in_bytes else distances.miss_ratio(rooms)
+    axes.plot(rooms / scale, curve, color="black", drawstyle="steps-post", label="one LRU cache")
     bound = bounds.least_loads if question.in_bytes else bounds.belady
     least = [bound(trace, total).loads / count for total in totals]
-    axes.plot(np.array(totals) / scale, least, color="black", linestyle=":", label="offline optimum: no cache is below")
+    axes.plot(np.array(totals) / scale, least, color="black", linestyle=":", label="one cache, offline optimum")
     for style, label, group in _groups(points):
         group = sorted(group, key=lambda p: p.candidate.total)
         style |= {"linestyle": "none"}
@@ -77,6 +81,8 @@ def miss_ratio(question: Question, points: Sequence[Prediction]) -> "Figure":
 
 def latency(question: Question, points: Sequence[Prediction]) -> "Figure":
     """The median and the 99th percentile over the memory of each replica."""
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = _figure()
     scale, unit = _unit(question)
     for style, label, group in _groups(points):
@@ -89,7 +95,8 @@ def latency(question: Question, points: Sequence[Prediction]) -> "Figure":
     if question.p99_s is not None:
         axes.axhline(question.p99_s, color="black", linewidth=1, linestyle=":", label="target of p99")
     axes.set_yscale("log")
-    axes.set_ylabel("latency (s)")
+    axes.yaxis.set_major_formatter(EngFormatter(unit="s"))
+    axes.set_ylabel("latency")
     _finish(axes, f"memory of each replica ({unit})")
     return figure
 
@@ -126,11 +133,11 @@ def _figure() -> "tuple[Figure, Axes]":
 
 
 def _finish(axes: "Axes", xlabel: str) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(xlabel)
     axes.grid(which="major", alpha=0.3)

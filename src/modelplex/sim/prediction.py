@@ -51,7 +51,7 @@ class Candidate:
         return self.replicas * self.size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What came of the simulation of a fleet.
 

@@ -63,7 +63,7 @@ def why_not(plan: Plan) -> str:
     # The first request for a model loads it, whatever memory there is.
     first = np.unique(trace.models, return_index=True)[1]
     slow = int(np.sum(trace.catalog.load_s[trace.models[first]] + trace.service_s[first] > target_s))
-    if slow > 0.01 * len(trace):
+    if slow > 0.01 * len(trace) or (plan.largest is not None and plan.largest.loads <= slow):
         return (
             f"{percent(slow / len(trace))} of the requests are the first for their model, and its load takes longer "
             f"than {duration(target_s)}, however much memory there is. A longer log has fewer of them; preload= "
@@ -157,8 +157,9 @@ def _conclusions(log: Log, plan: Plan) -> Iterator[str]:
     question = plan.question
     if question.p99_s is None:
         if log.cold_ratio is not None:
-            predicted = ", ".join(dict.fromkeys(percent(p.cold_ratio) for p in plan.predictions)) or "overloaded"
-            yield f"Cold in the log: {percent(log.cold_ratio)}; predicted: {predicted}."
+            found = plan.predictions
+            predicted = f"; predicted: {percent(found[0].cold_ratio)}" if len(found) == 1 else ""
+            yield f"Cold in the log: {percent(log.cold_ratio)}{predicted}."
     elif plan.answer is None:
         yield f"No fleet answers 99% of the requests within {duration(question.p99_s)}. {why_not(plan)}"
     else:

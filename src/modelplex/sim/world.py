@@ -120,6 +120,7 @@ class _Replica:
     id: str
     cache: ModelCache
     occupancy: Occupancy[AnyRouter]
+    tick_at: float | None = None  # when its cache is to be told of the time next
 
 
 # What a replica says of a model: the name of an input of routers, the first of its arguments, and `harm_s`.
@@ -220,15 +221,15 @@ class World:
     def _route(self, router: AnyRouter, commands: list[routing.Command]) -> None:
         for command in commands:
             if isinstance(command, routing.Send):
-                self._send(self._requests[command.number], self._replicas[command.replica_id], fits=command.fits)
+                self._send(self._requests[command.number], self._replicas[command.replica_id], command)
             elif isinstance(command, routing.Reject):
                 del self._requests[command.number]
         if router.queued:
             self._set_tick(router)
 
-    def _send(self, request: _Request, replica: _Replica, *, fits: bool) -> None:
+    def _send(self, request: _Request, replica: _Replica, send: routing.Send) -> None:
         router, now = request.router, self._now
-        if fits and not replica.cache.knows(request.model_id) and replica.cache.room == 0:
+        if send.fits and not replica.cache.knows(request.model_id) and replica.cache.room == 0:
             self._refuse(request, replica, no_room=True)
             return
         if not replica.occupancy.begin(router):
@@ -236,9 +237,11 @@ class World:
             return
         request.sent = now
         if request.model_id:
-            self._perform(replica, replica.cache.acquire(request.number, request.model_id, None, now))
+            commands = replica.cache.acquire(request.number, request.model_id, None, now, hurried=send.waited)
+            self._perform(replica, commands)
         else:
             self._at(now + request.service_s, self._ended, replica, request)
+        self._correct_mistaken(replica)
 
     def _refuse(self, request: _Request, replica: _Replica, *, no_room: bool) -> None:
         router, ongoing = request.router, replica.occupancy.ongoing
@@ -303,6 +306,13 @@ class World:
                     self._perform(replica, replica.cache.unloaded(command.model_id, now))
                 case cache.Reject():
                     self._over(replica, self._requests[command.ticket])
+        if replica.tick_at is None and (at := replica.cache.next_tick) is not None:
+            replica.tick_at = at
+            self._at(max(now, at), self._cache_tick, replica, None)
+
+    def _cache_tick(self, replica: _Replica, _: None) -> None:
+        replica.tick_at = None
+        self._perform(replica, replica.cache.tick(self._now))
 
     def _loaded(self, replica: _Replica, model_id: str) -> None:
         load_s, size_bytes = self._models[model_id]
@@ -337,11 +347,12 @@ class World:
                 holds=replica.cache.measured(request.model_id) is not None,
             ),
         )
-        for mistaken in occupancy.mistaken():
-            self._tell_ongoing(mistaken, replica)
+        self._correct_mistaken(replica)
 
-    def _tell_ongoing(self, router: AnyRouter, replica: _Replica) -> None:
-        self._at(self._now, self._correct, router, (replica.id, replica.occupancy.ongoing))
+    def _correct_mistaken(self, replica: _Replica) -> None:
+        """Have those routers told who take the replica for full by mistake."""
+        for router in replica.occupancy.mistaken():
+            self._at(self._now, self._correct, router, (replica.id, replica.occupancy.ongoing))
 
     def _correct(self, router: AnyRouter, told: tuple[str, int]) -> None:
         self._route(router, router.told_ongoing(*told, self._now))

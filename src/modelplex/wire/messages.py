@@ -44,7 +44,8 @@ class Begin(_Message, tag=2):
     """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments.
 
     `arrived_at` is the Unix time at which it reached its router, which fills it in. If the model `fits`, it is
-    expected to be there or to find room, else it is to be refused. `max_cold_wait_s` is how long it waits for a load.
+    expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot.
+    `max_cold_wait_s` is how long it waits for a load.
     """
 
     stream: int
@@ -57,6 +58,7 @@ class Begin(_Message, tag=2):
     http: HTTPHead | None = None
     arrived_at: float = 0.0
     fits: bool = False
+    waited: bool = False
     max_cold_wait_s: float | None = None
 
 

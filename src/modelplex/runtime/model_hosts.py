@@ -1,0 +1,80 @@
+"""All the model caches of a replica: found by loader, and together as routers see them."""
+
+import asyncio
+from collections.abc import Callable
+
+from modelplex.config import UNLIMITED
+from modelplex.multiplex import Loader
+from modelplex.runtime.models import ModelHost
+
+
+class ModelHosts:
+    """One host for each loader and the instance that its method belongs to.
+
+    Of several, routers hear what is true of the worst of those in use: they do not know which one a request will ask.
+
+    Args:
+        make: makes a host.
+    """
+
+    def __init__(self, make: Callable[[Loader, object], ModelHost]) -> None:
+        self._make = make
+        self._hosts: dict[tuple[Loader, int], ModelHost] = {}
+
+    def get(self, loader: Loader, owner: object) -> ModelHost:
+        # The host keeps its owner alive, so the owner's id stays its own.
+        key = (loader, id(owner))
+        if key not in self._hosts:
+            self._hosts[key] = self._make(loader, owner)
+        return self._hosts[key]
+
+    async def start(self) -> None:
+        await asyncio.gather(*(host.start() for host in self._hosts.values()))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(host.close() for host in self._hosts.values()))
+
+    def prefetch(self, model_id: str) -> None:
+        """Have the model loaded. Of several loaders, nobody but a request could say which; then nothing happens."""
+        hosts = self._in_use
+        if len(hosts) == 1:
+            hosts[0].prefetch(model_id)
+
+    # What routers are told
+
+    @property
+    def loaded(self) -> list[str]:
+        return list({model_id for host in self._hosts.values() for model_id in host.cache.resident})
+
+    @property
+    def loading(self) -> list[str]:
+        return list({model_id for host in self._hosts.values() for model_id in host.cache.loading})
+
+    @property
+    def room(self) -> int | None:
+        """How many models can be loaded without evicting one; None for any number."""
+        return min((room for host in self._in_use if (room := host.cache.room) is not None), default=None)
+
+    @property
+    def loads_max(self) -> int:
+        """How many loads run at a time, or `UNLIMITED`."""
+        limits = [host.cache.loads_max for host in self._in_use]
+        return min((limit for limit in limits if limit != UNLIMITED), default=UNLIMITED)
+
+    @property
+    def harm_s(self) -> float:
+        """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
+        return max((host.cache.harm_s for host in self._in_use), default=0.0)
+
+    def knows(self, model_id: str) -> bool:
+        """Whether the model is loaded, being loaded, or waited for."""
+        return any(host.cache.knows(model_id) for host in self._hosts.values())
+
+    def measured(self, model_id: str) -> tuple[int, float] | None:
+        """Size in bytes and load seconds of a model that is loaded; None if it is not."""
+        found = (host.cache.measured(model_id) for host in self._hosts.values())
+        return next((measured for measured in found if measured is not None), None)
+
+    @property
+    def _in_use(self) -> list[ModelHost]:
+        return [host for host in self._hosts.values() if host.used] or list(self._hosts.values())
