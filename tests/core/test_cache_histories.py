@@ -1039,7 +1039,7 @@ MET_PER_MILLE = {
     "TOO_LARGE": 5,
     "CLOSED": 10,
     "spared": 2,
-    "passed over": 0.01,
+    "passed over": 0.005,
     "drained": 5,
 }
 

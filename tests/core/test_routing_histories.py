@@ -26,7 +26,7 @@ from modelplex.core.routing import LOSSES_MAX, Command, Prefetch, Reject, Router
 
 STEPS = 500
 GROUPS = 14
-SEEDS_PER_GROUP = 60
+SEEDS_PER_GROUP = 70
 INPUTS_MIN = 350_000  # that routers are given, over all groups
 SEEDS_TO_CATCH = range(150)
 TRACE_SHOWN = 40

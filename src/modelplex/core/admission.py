@@ -53,6 +53,7 @@ class Pending:
     cold_deadline: float | None = None
     losses: int = 0  # replicas that died with it
     waited: bool = False  # for a slot
+    looks: int = 0  # how often a place to wait was found for it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
     look_at: float = math.inf
 

@@ -13,6 +13,9 @@ from modelplex.core.admission import Pending, WaitingRoom
 from modelplex.core.placement import Fleet
 from modelplex.core.residency import Flight, ReplicaView
 
+# How often the time until the next look at a waiting request doubles, at most.
+LOOKS_MAX = 16
+
 # Of the models that requests wait for elsewhere, so many are looked at when a replica has nothing else to do.
 SHARED_MAX = 64
 
@@ -91,7 +94,10 @@ class Dispatch:
         else:
             self._fleet.book(view, pending.model_id)
             view.queued += 1
-            self._waiting.add(pending, view.replica_id, now + self._fleet.patience_s(pending.model_id))
+            # Twice as long each time, or long queues would be looked at for ever and do nothing else.
+            patience_s = self._fleet.patience_s(pending.model_id) * 2**pending.looks
+            pending.looks = min(pending.looks + 1, LOOKS_MAX)
+            self._waiting.add(pending, view.replica_id, now + patience_s)
         return []
 
     def replace(self, pending: Pending, now: float) -> list[Command]:

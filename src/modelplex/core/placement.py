@@ -17,7 +17,10 @@ MARGIN_S = 0.1
 
 # Replicas that are looked at for a decision, at most so many of each kind: holders, candidates to load a model, and
 # those with free slots. So a decision costs the same with ten replicas and with ten thousand.
-SCORED_MAX = 8
+SCORED_MAX = 6
+
+# When none of these holders has a free slot, so many replicas that have one are asked whether they hold the model.
+FREE_MAX = 64
 
 # Where other routers send requests as well, only so many candidates are weighed, the first of the model's order: what
 # two routers have heard may differ, and with it their choice. So a model that is cold for all is loaded twice at most.
@@ -157,10 +160,10 @@ class Fleet:
 
     # Whom to weigh
 
-    def _some_free(self) -> list[ReplicaView]:
+    def _some_free(self, count: int = SCORED_MAX) -> list[ReplicaView]:
         """Replicas with free slots, those that were sent to longest ago first."""
         while self._free:
-            some = list(islice(self._free.values(), SCORED_MAX))
+            some = list(islice(self._free.values(), count))
             if free := [view for view in some if view.slots.free]:
                 return free
             for view in some:  # others have filled them
@@ -201,7 +204,7 @@ class Fleet:
             *holders[: max(0, self._turn + SCORED_MAX - len(holders))],
         ]
         if not any(v.slots.free for v in some):
-            some += [v for v in self._some_free() if model_id in v.models]
+            some += [v for v in self._some_free(FREE_MAX) if model_id in v.models][:SCORED_MAX]
         return some
 
     def _best(self, model_id: str, views: Sequence[ReplicaView], now: float) -> ReplicaView | None:
@@ -235,7 +238,8 @@ class Fleet:
 
     def _begin_s(self, view: ReplicaView, now: float) -> float:
         """Expected seconds until a load there would begin."""
-        return self.slot_s(view, now) + view.backlog * self.estimates.average_load_s
+        slot_s = 0.0 if view.slots.free else self.slot_s(view, now)
+        return slot_s + view.backlog * self.estimates.average_load_s
 
     def _copy_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds if a copy of the model were loaded there, with what its load would take from others."""

@@ -10,7 +10,11 @@ from bisect import bisect, bisect_left, insort
 from modelplex.core import rendezvous
 from modelplex.core.residency import ReplicaView
 
-PROBES = 4
+PROBES = 3
+
+# Points have 64 bits. The second probe is this far from the first: the golden section, so that they are well apart.
+_CIRCLE = 2**64 - 1
+_STRIDE = 0x9E37_79B9_7F4A_7C15
 
 
 class Ring:
@@ -40,11 +44,10 @@ class Ring:
         if len(points) <= count:
             return list(views.values())
         found: dict[int, ReplicaView] = {}
-        probe = rendezvous.mix(rendezvous.point(model_id))
+        probe, each = rendezvous.mix(rendezvous.point(model_id)), count // PROBES
         for _ in range(PROBES):
             at = bisect(points, probe)
-            for place in range(at, at + count // PROBES):
-                point = points[place % len(points)]
+            for point in points[at : at + each] or points[:each]:
                 found[point] = views[point]
-            probe = rendezvous.mix(probe)
+            probe = (probe + _STRIDE) & _CIRCLE
         return list(found.values())
