@@ -55,7 +55,7 @@ def test_all_routers_find_the_same_in_whatever_order_they_hear_of_replicas() -> 
 
 def test_another_model_has_other_candidates() -> None:
     together = ring(views(100))
-    assert len({frozenset(ids(together.near(model_id, COUNT))) for model_id in MODELS}) > 0.99 * len(MODELS)
+    assert len({frozenset(ids(together.near(model_id, COUNT))) for model_id in MODELS}) > 0.95 * len(MODELS)
 
 
 @pytest.mark.parametrize("number", [20, 100])

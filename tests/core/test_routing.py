@@ -243,7 +243,7 @@ def test_one_who_stays_is_looked_at_again_later() -> None:
     ask(router, "m")
     ask(router, "m")
     assert router.tick(2.2) == []
-    assert router.next_tick == pytest.approx(4.3)
+    assert router.next_tick == pytest.approx(2.2 + 2 * 2.1)  # and later each time, or long queues would cost too much
 
 
 def test_a_hot_model_is_copied_to_as_many_replicas_as_its_requests_need() -> None:
@@ -272,7 +272,7 @@ def test_a_slow_first_load_does_not_cause_a_second_load_elsewhere() -> None:
     while (now := router.next_tick) is not None and now < 30.0:
         looks += 1
         assert router.tick(now) == []
-    assert looks > 5
+    assert looks > 2
     assert router.model_loaded(first, "m", 3, 30.0, 30.0) == []
     for number in range(1, 21):
         router.answered(number)

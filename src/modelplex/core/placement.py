@@ -19,7 +19,7 @@ MARGIN_S = 0.1
 # those with free slots. So a decision costs the same with ten replicas and with ten thousand.
 SCORED_MAX = 6
 
-# When none of these holders has a free slot, so many replicas that have one are asked whether they hold the model.
+# When none of these holders is ready at once, so many replicas that have one are asked whether they hold the model.
 FREE_MAX = 64
 
 # Where other routers send requests as well, only so many candidates are weighed, the first of the model's order: what
@@ -203,8 +203,9 @@ class Fleet:
             *holders[self._turn : self._turn + SCORED_MAX],
             *holders[: max(0, self._turn + SCORED_MAX - len(holders))],
         ]
-        if not any(v.slots.free for v in some):
-            some += [v for v in self._some_free(FREE_MAX) if model_id in v.models][:SCORED_MAX]
+        if not any(v.slots.free and v.has_loaded(model_id) for v in some):
+            others = [v for v in self._some_free(FREE_MAX) if model_id in v.models]
+            some += sorted(others, key=lambda v: not v.has_loaded(model_id))[:SCORED_MAX]
         return some
 
     def _best(self, model_id: str, views: Sequence[ReplicaView], now: float) -> ReplicaView | None:

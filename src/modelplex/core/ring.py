@@ -12,10 +12,6 @@ from modelplex.core.residency import ReplicaView
 
 PROBES = 3
 
-# Points have 64 bits. The second probe is this far from the first: the golden section, so that they are well apart.
-_CIRCLE = 2**64 - 1
-_STRIDE = 0x9E37_79B9_7F4A_7C15
-
 
 class Ring:
     """Some of the replicas of a deployment."""
@@ -49,5 +45,5 @@ class Ring:
             at = bisect(points, probe)
             for point in points[at : at + each] or points[:each]:
                 found[point] = views[point]
-            probe = (probe + _STRIDE) & _CIRCLE
+            probe = rendezvous.mix(probe)
         return list(found.values())
