@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelplex import serve
+from modelplex import driver, serve
 from modelplex.config import HTTPOptions
 from modelplex.sim.bounds import belady
 from modelplex.sim.trace import Trace
@@ -93,7 +93,7 @@ def measure(models: int, zipf_s: float, options: argparse.Namespace, eviction: s
     counted, pooled, best = [], [], []
     for seed in range(options.seeds):
         trace = Workload(requests=options.requests, models=models, rate_per_s=1.0, zipf_s=zipf_s, seed=seed).trace()
-        serve.start(http_options=HTTPOptions(port=0, num_proxies=proxies))
+        driver.start("local", HTTPOptions(port=0, num_proxies=proxies), console=False)
         serve.run(application(eviction), name=f"{eviction}-{seed}")
         port = int(serve.status().address.rsplit(":", 1)[1])
         counted.append(loads(port, trace.models.tolist(), options.clients))

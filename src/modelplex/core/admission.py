@@ -39,7 +39,8 @@ class Slots:
 
     def told(self, ongoing: int) -> None:
         """The replica has said how many requests run on it, ours included."""
-        self.others = min(max(0, ongoing - self.own), self.limit - self.own)
+        most = self.limit if ongoing > self.limit else ongoing
+        self.others = most - self.own if most > self.own else 0
         self.free = self.limit - self.own - self.others
 
 

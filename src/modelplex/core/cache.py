@@ -109,17 +109,17 @@ class ModelCache:
 
         As if it were the only one in demand if there is none that could be evicted.
         """
-        models, victim = len(self._shelf.entries), self._idle.victim()
+        entries, victim = self._shelf.entries, self._idle.victim()
         if victim is None:
-            return self._learned.average_load_s * models
-        known = self._shelf.entries[victim].known
-        return known.load_s * self._learned.share(known) * models
+            return self._learned.average_load_s * len(entries)
+        known = entries[victim].known
+        return known.load_s * self._learned.share(known) * len(entries)
 
     @property
     def next_tick(self) -> float | None:
         """When to call `tick`; None while nothing is due at any time."""
-        looks = [at for at in (self._idle.next_look, self._allocator.spared_until) if at is not None]
-        return min(looks, default=None)
+        idle, spared = self._idle.next_look, self._allocator.spared_until
+        return spared if idle is None else idle if spared is None else min(idle, spared)
 
     # Inputs
 

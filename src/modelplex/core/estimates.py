@@ -46,4 +46,5 @@ class Estimates:
 
     def saw_service(self, service_s: float) -> None:
         self._services_seen += 1
-        self.service_s += max(_ALPHA, 1 / self._services_seen) * (service_s - self.service_s)
+        weight = _ALPHA if self._services_seen * _ALPHA > 1 else 1 / self._services_seen
+        self.service_s += weight * (service_s - self.service_s)

@@ -86,17 +86,14 @@ class Learned:
     def used(self, known: Known) -> None:
         """Somebody wants this model."""
         step = 1.0 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, len(self._known)))
-        self._half_lives += step
-        known.frequency = self._aged(known) + 1.0
-        known.counted_at = self._half_lives
+        self._half_lives = now = self._half_lives + step
+        known.frequency = known.frequency * math.exp2(known.counted_at - now) + 1.0
+        known.counted_at = now
         self._uses = self._uses * math.exp2(-step) + 1.0
 
     def share(self, known: Known) -> float:
         """The part of all uses of late that were of this model."""
-        return self._aged(known) / max(1.0, self._uses)
-
-    def _aged(self, known: Known) -> float:
-        return known.frequency * math.exp2(known.counted_at - self._half_lives)
+        return known.frequency * math.exp2(known.counted_at - self._half_lives) / max(1.0, self._uses)
 
     def loaded(self, model_id: str, known: Known, size_bytes: int, load_s: float) -> None:
         """The model was loaded in so many seconds, and turned out to take so many bytes."""

@@ -142,6 +142,12 @@ class ReplicaView:
             self.told_loading(model_id, now)
             self._room = self._room and self._room - 1  # it was counted without this model
 
+    def told_held(self, model_id: str, now: float) -> None:
+        """It has loaded the model, which is booked here; it may have said so before."""
+        if not self.models[model_id].loaded:
+            self.told_coming(model_id, now)
+            self.told_loaded(model_id)
+
     def told_loaded(self, model_id: str) -> None:
         residence = self._told(model_id)
         residence.loading, residence.loaded = False, True

@@ -107,19 +107,19 @@ class Router:
         `ongoing`, `harm_s` and whether it `holds` the model are what its replica said with the answer, if it did.
         """
         flight = self._dispatch.flights[number]
+        view = flight.view
         if flight.answered:
             self._fleet.estimates.saw_service(max(0.0, now - flight.sent - load_s))
         if holds:
-            flight.view.told_coming(flight.pending.model_id, now)
-            flight.view.told_loaded(flight.pending.model_id)
+            view.told_held(flight.pending.model_id, now)
         self._dispatch.land(flight)
-        flight.view.slot_freed = now
+        view.slot_freed = now
         if ongoing is not None:
-            self._fleet.told_ongoing(flight.view, ongoing, now)
+            self._fleet.told_ongoing(view, ongoing, now)
         if harm_s is not None:
-            flight.view.told_harm(harm_s)
-        self._fleet.freed(flight.view)
-        return self._dispatch.serve(flight.view, now)
+            view.told_harm(harm_s)
+        self._fleet.freed(view)
+        return self._dispatch.serve(view, now)
 
     def refused(
         self, number: int, ongoing: int, now: float, *, no_room: bool = False, holds: bool = False

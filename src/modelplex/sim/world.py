@@ -150,6 +150,7 @@ class World:
         self._delay_s = fleet.residency_delay_s
         self._replicas: dict[str, _Replica] = {}
         self._routers = [fleet.router() for _ in range(fleet.routers)]
+        self._several = fleet.routers > 1  # one alone is never mistaken about who runs where
         self._ticks: dict[AnyRouter, float] = {}
         self._events: list[tuple[float, int, Callable[..., None], Any, Any]] = []
         self._order = itertools.count()
@@ -241,7 +242,8 @@ class World:
             self._perform(replica, commands)
         else:
             self._at(now + request.service_s, self._ended, replica, request)
-        self._correct_mistaken(replica)
+        if self._several:
+            self._correct_mistaken(replica)
 
     def _refuse(self, request: _Request, replica: _Replica, *, no_room: bool) -> None:
         router, ongoing = request.router, replica.occupancy.ongoing
@@ -347,7 +349,8 @@ class World:
                 holds=replica.cache.measured(request.model_id) is not None,
             ),
         )
-        self._correct_mistaken(replica)
+        if self._several:
+            self._correct_mistaken(replica)
 
     def _correct_mistaken(self, replica: _Replica) -> None:
         """Have those routers told who take the replica for full by mistake."""
