@@ -255,16 +255,18 @@ class Fleet:
         if view.slots.free:
             return 0.0
         service_s = self.estimates.service_s
-        rests = [
-            max(rest_s(service_s, now - f.sent), self._load_rest_s(view, f.pending.model_id, now))
-            for f in islice(reversed(view.flights.values()), SCORED_MAX)
-        ]
+        rests: list[float] = []
+        for flight in islice(reversed(view.flights.values()), SCORED_MAX):
+            rest = rest_s(service_s, now - flight.sent)
+            if view.loads:
+                rest = max(rest, self._load_rest_s(view, flight.pending.model_id, now))
+            rests.append(rest)
         if view.slots.others:
             # What other routers run there is not seen, only when a slot was last known to have come free, and that
             # models load, for which they may wait.
             rests.append(rest_s(service_s, now - view.slot_freed))
             loading = islice(view.loading, SCORED_MAX)
-            rests += [self._load_rest_s(view, model_id, now) + service_s for model_id in loading]
+            rests.extend(self._load_rest_s(view, model_id, now) + service_s for model_id in loading)
         return min(rests, default=service_s) + service_s * view.queued / view.slots.limit
 
     def _load_rest_s(self, view: ReplicaView, model_id: str, now: float) -> float:

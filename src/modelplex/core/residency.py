@@ -76,6 +76,11 @@ class ReplicaView:
         return 1.0 - self.slots.free / self.slots.limit
 
     @property
+    def loads(self) -> int:
+        """Models that it loads, or is about to."""
+        return len(self.loading) + self._untold
+
+    @property
     def has_room(self) -> bool:
         """Whether one more model can be loaded without evicting one, as far as is known."""
         return self._room is None or self._room > self._untold
@@ -103,7 +108,7 @@ class ReplicaView:
         """By how many loads one more would be delayed, by the limit of those that run at a time."""
         if self._loads_max == UNLIMITED:
             return 0.0
-        return max(0, len(self.loading) + self._untold + 1 - self._loads_max) / self._loads_max
+        return max(0, self.loads + 1 - self._loads_max) / self._loads_max
 
     def book(self, model_id: str) -> bool:
         """Record a request for the model at the moment of the decision. Answers whether the model is new here."""
