@@ -165,6 +165,7 @@ def check_command(line: str, page: Path) -> None:
         "make": check_make,
         "modelplex": check_modelplex,
         "pip": check_pip,
+        "python": check_python,
     }
     assert words[0] in checks, f"{page.name}: nobody checks the command {words[0]!r}"
     checks[words[0]](words[1:], page)
@@ -190,6 +191,13 @@ def check_modelplex(words: list[str], page: Path) -> None:
         ast.unparse(target) for n in ast.parse(source).body if isinstance(n, ast.Assign) for target in n.targets
     }
     assert name in assigned, f"{page.name}: {module}.py has no {name}"
+
+
+def check_python(words: list[str], page: Path) -> None:
+    program = ROOT / words[0]
+    assert program.is_file(), f"{page.name}: there is no {words[0]}"
+    unknown = [word for word in words[1:] if word.startswith("-") and f'"{word}"' not in program.read_text()]
+    assert not unknown, f"{page.name}: {words[0]} knows no {unknown}"
 
 
 def check_curl(words: list[str], page: Path) -> None:

@@ -18,7 +18,7 @@ from virtual_time import in_virtual_time
 
 from modelplex import errors, serve
 from modelplex.config import CacheOptions
-from modelplex.core.baseline import Baseline
+from modelplex.core.memory_growth import MemoryGrowth
 from modelplex.multiplex import Loader
 from modelplex.runtime import leak_watch, load_runner
 from modelplex.runtime.leak_watch import GRACE_S, MEASURED_MAX, SOON_S, LeakWatch
@@ -329,7 +329,7 @@ async def test_what_cannot_be_watched_shows_in_the_memory_of_the_process(
         return bytes(10)
 
     world = World(make)
-    world.watch.follow(world.reports.append, Baseline())
+    world.watch.follow(world.reports.append, MemoryGrowth())
     for _ in range(100):
         await world.use("a", "b")
     figures = [report.leaked_bytes for report in world.reports]
@@ -345,7 +345,7 @@ async def test_what_cannot_be_watched_shows_in_the_memory_of_the_process(
 async def test_the_process_is_not_judged_while_the_size_of_a_model_is_unknown(process: list[int]) -> None:
     told: list[tuple[int, int, int]] = []
 
-    class Told(Baseline):
+    class Told(MemoryGrowth):
         def unloaded(self, process_bytes: int, models_bytes: int, models: int) -> None:
             told.append((process_bytes, models_bytes, models))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from modelplex.core.baseline import Baseline
+from modelplex.core.memory_growth import MemoryGrowth
 from modelplex.runtime.sizes import process_bytes, told_bytes
 from modelplex.wire.messages import Leaks
 
@@ -73,7 +73,7 @@ class LeakWatch:
     that of the arrays and tensors that it does not share, or else what the process grew by when it was loaded.
 
     What has no weak references (bytes, a dict of numbers), and what leaks outside of Python's objects, shows in the
-    memory of the process alone: see `core.baseline`.
+    memory of the process alone: see `core.memory_growth`.
 
     Args:
         collect: frees what only cycles of references keep.
@@ -100,17 +100,17 @@ class LeakWatch:
         self._growth_warned = 0
         self._next_look = self._loop.time()  # not before
         self._timer: asyncio.TimerHandle | None = None
-        self._baseline: Baseline | None = None
+        self._growth: MemoryGrowth | None = None
         self._tell: Callable[[Leaks], None] = lambda report: None
 
-    def follow(self, tell: Callable[[Leaks], None], baseline: Baseline | None = None) -> None:
+    def follow(self, tell: Callable[[Leaks], None], growth: MemoryGrowth | None = None) -> None:
         """Have each change of the report passed to this function.
 
         Args:
             tell: called on the event loop, seldom.
-            baseline: judges the memory of the process, if the process is the replica's alone.
+            growth: judges the memory of the process, if the process is the replica's alone.
         """
-        self._tell, self._baseline = tell, baseline
+        self._tell, self._growth = tell, growth
 
     def watch(self, models: dict[str, Any]) -> None:
         """These are the models of one cache, now and whenever they change."""
@@ -150,21 +150,21 @@ class LeakWatch:
             self._look_at(model.due)
         elif not model.witnesses and len(self._unwatched) < MODELS_MAX:
             self._unwatched[model.model_id] = self._unwatched.get(model.model_id, 0) + model.size_bytes
-        if self._baseline is not None:
-            self._sample(self._baseline)
+        if self._growth is not None:
+            self._sample(self._growth)
 
-    def _sample(self, baseline: Baseline) -> None:
+    def _sample(self, growth: MemoryGrowth) -> None:
         sizes = [self._sizes.get((id(models), model_id)) for models in self._caches for model_id in models]
         known = [size for size in sizes if size is not None]
         if len(known) < len(sizes) or not (bytes_now := process_bytes()):
             return
-        baseline.unloaded(bytes_now, sum(known), len(known))
-        if baseline.growth_bytes > 2 * self._growth_warned:
-            self._growth_warned = baseline.growth_bytes
+        growth.unloaded(bytes_now, sum(known), len(known))
+        if growth.growth_bytes > 2 * self._growth_warned:
+            self._growth_warned = growth.growth_bytes
             log.warning(
                 "The process takes %s more than its models are known to, and more with every few unloads. Models that "
                 "were unloaded and cannot be watched: %s.",
-                _text(baseline.growth_bytes),
+                _text(growth.growth_bytes),
                 _names(self._unwatched) or "none",
             )
         self._publish()
@@ -243,7 +243,7 @@ class LeakWatch:
 
     def _publish(self) -> None:
         held = _by_model(self._leaks.values())
-        growth = 0 if self._baseline is None else self._baseline.growth_bytes
+        growth = 0 if self._growth is None else self._growth.growth_bytes
         report = Leaks(max(sum(held.values()) + self._lost_bytes, growth), _worst(held))
         if report != self.report:
             self.report = report

@@ -129,7 +129,7 @@ async def _run(fd: int, address: str) -> None:
 
 
 async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control: Control) -> None:
-    from modelplex.core.baseline import Baseline
+    from modelplex.core.memory_growth import MemoryGrowth
     from modelplex.runtime.replica import Replica, failure
 
     identity = spec.context
@@ -139,7 +139,7 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
     context.set_caller(directory)
     control.follow(directory.update)
     replica = Replica(spec)
-    replica.leaks.follow(control.send, Baseline())
+    replica.leaks.follow(control.send, MemoryGrowth())
     try:
         await replica.start()
     except Exception as error:  # noqa: BLE001 - a constructor of the user's may raise anything

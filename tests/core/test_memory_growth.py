@@ -5,18 +5,18 @@ from collections.abc import Iterable
 
 import pytest
 
-from modelplex.core.baseline import GROWTH_BYTES_MIN, RISES, UNLOADS_MIN, Baseline
+from modelplex.core.memory_growth import GROWTH_BYTES_MIN, RISES, UNLOADS_MIN, MemoryGrowth
 
 MIB = 2**20
 START = 100 * MIB
 
 
-def after(rests: Iterable[int], *, models_bytes: int = 10 * MIB, models: int = 3) -> Baseline:
-    """A baseline that was told of these bytes beyond the models, one unload each."""
-    baseline = Baseline()
+def after(rests: Iterable[int], *, models_bytes: int = 10 * MIB, models: int = 3) -> MemoryGrowth:
+    """A growth that was told of these bytes beyond the models, one unload each."""
+    growth = MemoryGrowth()
     for rest in rests:
-        baseline.unloaded(rest + models_bytes, models_bytes, models)
-    return baseline
+        growth.unloaded(rest + models_bytes, models_bytes, models)
+    return growth
 
 
 def growing(step_bytes: int, unloads: int) -> list[int]:
@@ -48,7 +48,7 @@ def test_what_allocators_keep_levels_off_and_is_none() -> None:
 
 
 def test_a_change_to_larger_models_is_none() -> None:
-    """Their sizes are not always known: to the baseline it is a single rise."""
+    """Their sizes are not always known: to the growth it is a single rise."""
     rests = [START] * 10 * UNLOADS_MIN + [START + 900 * MIB] * 40 * UNLOADS_MIN
     assert after(rests).growth_bytes == 0
 
@@ -85,7 +85,7 @@ def test_growth_that_comes_to_a_halt_is_kept() -> None:
 
 
 def test_the_models_that_are_left_are_not_growth() -> None:
-    baseline = Baseline()
+    growth = MemoryGrowth()
     for n in range(20 * UNLOADS_MIN):
-        baseline.unloaded(START + n * MIB, n * MIB, 3)
-    assert baseline.growth_bytes == 0
+        growth.unloaded(START + n * MIB, n * MIB, 3)
+    assert growth.growth_bytes == 0

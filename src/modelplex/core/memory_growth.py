@@ -11,7 +11,7 @@ RISE_BYTES_MIN = 2**20
 GROWTH_BYTES_MIN = 64 * 2**20
 
 
-class Baseline:
+class MemoryGrowth:
     """Told of the memory after each unload; says how much of it has come to stay.
 
     Memory does not come back at once, nor exactly: allocators keep pages, requests and loads take some meanwhile. What
