@@ -10,7 +10,7 @@ What holds after every step, whatever the history:
 4. Every acquire gets exactly one answer, a Grant or a Reject, unless it is released first. Models get room in the
    order in which they began to wait for it, and grants of resident models overtake them a bounded number of times.
    With a policy that says what models are worth, one may wait for the place of a model in use that is worth clearly
-   less than every idle one, while those behind it get what room there is: at most for as long as its load takes.
+   less than every idle one, while those behind it get what room there is: at most 1.5 times as long as its load takes.
    At most `loads_max` loads run at a time. While models that nobody has ever seen keep failing to load, one of those at
    a time may take room, so that a flood of invented ids evicts next to nothing.
 5. What it advertises (`resident`, `loading`) is what it holds and what it is loading.
