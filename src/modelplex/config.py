@@ -215,6 +215,11 @@ class CacheOptions:
             raise ValueError(f"eviction must be {names}, or a policy class, got {self.eviction!r}.")
         self._check_model_ids()
 
+    @property
+    def eviction_policy(self) -> Any:
+        """The class that `eviction` names, or is."""
+        return load(EVICTION_POLICIES[self.eviction]) if isinstance(self.eviction, str) else self.eviction
+
     def _check_model_ids(self) -> None:
         for option in ("pinned", "preload"):
             if isinstance(model_ids := getattr(self, option), str):

@@ -72,7 +72,7 @@ def test_those_who_wait_for_a_model_go_where_another_router_has_it_loaded(news: 
     """Or it would be loaded a second time where they wait."""
     router = full_by_others("a", "b")
     assert [ask(router, "m") for _ in range(2)] == [[], []]
-    [line, other] = rendezvous.order("m", "ab")
+    [line, other] = rendezvous.order("m", "ab", rendezvous.point)
     assert router.told_ongoing(other, 0, 0.0) == []
     if news == "loading":
         commands = router.model_loading(other, "m", 3, 0.0)
@@ -83,7 +83,7 @@ def test_those_who_wait_for_a_model_go_where_another_router_has_it_loaded(news: 
 
 
 def test_those_who_follow_keep_their_order() -> None:
-    line, other = rendezvous.order("m", "ab")
+    line, other = rendezvous.order("m", "ab", rendezvous.point)
     router = make_router()
     for replica_id, slots in ((line, 1), (other, 3)):
         up(router, replica_id, slots=slots)
@@ -97,7 +97,7 @@ def test_those_who_follow_keep_their_order() -> None:
 def test_those_who_wait_where_their_model_is_need_not_follow() -> None:
     router = full_by_others("a", "b", loaded=("m",))
     assert ask(router, "m") == []
-    waits = rendezvous.order("m", "ab")[0]
+    waits = rendezvous.order("m", "ab", rendezvous.point)[0]
     for replica_id in "ab":
         assert router.model_loading(replica_id, "x", 2, 0.0) == []
     assert where(router.told_ongoing(waits, 0, 0.1)) == [(1, waits)]
@@ -106,7 +106,7 @@ def test_those_who_wait_where_their_model_is_need_not_follow() -> None:
 def test_those_who_wait_for_another_model_do_not_follow() -> None:
     router = full_by_others("a", "b")
     assert ask(router, "x") == []
-    first, other = rendezvous.order("x", "ab")
+    first, other = rendezvous.order("x", "ab", rendezvous.point)
     assert router.told_ongoing(other, 0, 0.0) == []
     assert router.model_loading(other, "m", 3, 0.0) == []
     assert where(router.told_ongoing(first, 0, 0.1)) == [(1, first)]
@@ -404,7 +404,7 @@ def test_harm_that_is_said_with_an_answer_counts_for_the_next_choice() -> None:
 
 @pytest.mark.parametrize("news", ["model_loading", "model_loaded", "model_gone"])
 def test_harm_that_is_said_with_news_counts_for_the_next_choice(news: str) -> None:
-    first = rendezvous.order("m", "ab")[0]
+    first = rendezvous.order("m", "ab", rendezvous.point)[0]
     router = make_router()
     for replica_id in "ab":
         up(router, replica_id, room=0, slots=9, harm_s=0.5)

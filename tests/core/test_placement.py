@@ -51,7 +51,7 @@ def chosen(together: Fleet, model_id: str, now: float = 0.0) -> str:
 
 
 def in_order(model_id: str, *replica_ids: str) -> list[str]:
-    return rendezvous.order(model_id, replica_ids)
+    return rendezvous.order(model_id, replica_ids, rendezvous.point)
 
 
 # The index

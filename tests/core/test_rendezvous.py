@@ -2,13 +2,19 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
-from modelplex.core.rendezvous import mix, order, point, weight
+from modelplex.core import rendezvous
+from modelplex.core.rendezvous import mix, point, weight
 
 REPLICAS = [f"replica-{n}" for n in range(5)]
 MODELS = [f"customers/{n}/model:v1" for n in range(2000)]
+
+
+def order(model_id: str, replica_ids: Iterable[str]) -> list[str]:
+    return rendezvous.order(model_id, replica_ids, point)
 
 
 def weight_of(model_id: str, replica_id: str) -> int:

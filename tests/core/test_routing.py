@@ -120,7 +120,7 @@ def test_cold_models_on_replicas_without_room_go_to_the_first_of_their_rendezvou
         router = make_router()
         for replica_id in ("a", "b", "c"):
             up(router, replica_id, room=0)
-        assert [target(ask(router, f"m{number}"))] == rendezvous.order(f"m{number}", "abc")[:1]
+        assert [target(ask(router, f"m{number}"))] == rendezvous.order(f"m{number}", "abc", rendezvous.point)[:1]
 
 
 def test_a_cold_request_does_not_wait_while_a_replica_with_room_is_idle() -> None:

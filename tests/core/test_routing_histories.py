@@ -534,7 +534,7 @@ class Side:
         assert indexed == holders, f"the index says {indexed}, the views say {holders}"
         for model_id, views in fleet._holders.items():
             ids = [view.replica_id for view in views]
-            assert len(ids) == 1 or ids == rendezvous.order(model_id, ids), (
+            assert len(ids) == 1 or ids == rendezvous.order(model_id, ids, rendezvous.point), (
                 f"the holders of {model_id} are out of order"
             )
         assert set(fleet._ring._views.values()) == set(fleet.views.values()), "the ring has other replicas"

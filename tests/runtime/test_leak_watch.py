@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import uvloop
 from inline_app import app_of, replicas_of, serving
 from virtual_time import in_virtual_time
 
@@ -636,3 +637,15 @@ async def test_a_replica_that_leaks_too_much_is_replaced_while_requests_run(monk
         for replica, next_but_one in zip(replicas, replicas[2:], strict=False):
             assert replica not in answers[answers.index(next_but_one) :]
     assert sorted(Leaky.ends) == sorted(f"m{n}" for n in range(300))
+
+
+def test_a_look_that_is_due_at_once_can_be_replaced_on_any_event_loop() -> None:
+    """uvloop answers another kind of handle then, which does not know its time."""
+
+    async def main() -> None:
+        watch, now = LeakWatch(), asyncio.get_running_loop().time()
+        watch._look_at(now)
+        watch._look_at(now - 1.0)
+        watch.close()
+
+    uvloop.run(main())

@@ -347,3 +347,15 @@ def test_a_load_that_a_timer_begins_works_for_the_replica_and_for_no_request() -
         await host.close()
 
     run_virtual(main())
+
+
+def test_a_model_that_a_request_leases_for_a_block_is_told_of_like_any_other() -> None:
+    async def check(host: Host) -> None:
+        first, second = request("first"), request("second")
+        for one in (first, second):
+            async with host.host.lease("m", one):
+                pass
+        assert [first.start, second.start] == ["cold", "warm"]
+        assert first.load_s > second.load_s >= 0.0
+
+    on_host(check)

@@ -122,7 +122,7 @@ class Dispatch:
 
     def too_cold(self, pending: Pending, now: float) -> list[Command] | None:
         """Give up a request that has waited for a cold model for as long as it would; its load goes on. None if not."""
-        if pending.cold_deadline is None or now < pending.cold_deadline or not pending.model_id:
+        if pending.cold_deadline is None or now < pending.cold_deadline:
             return None
         rest_s = self._fleet.cold_s(pending.model_id, now)
         if rest_s is None:

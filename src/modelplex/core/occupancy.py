@@ -24,6 +24,11 @@ class Occupancy(Generic[R]):
         return router in self._beliefs
 
     @property
+    def routers(self) -> list[R]:
+        """Those that have joined and not left."""
+        return list(self._beliefs)
+
+    @property
     def limit(self) -> int:
         return self._slots.limit
 

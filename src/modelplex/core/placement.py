@@ -188,7 +188,7 @@ class Fleet:
         some = free or near
         if now >= self._shared_until or len(some) <= SHARED_SCORED_MAX:
             return some
-        return self._in_order(model_id, some)[:SHARED_SCORED_MAX]
+        return _in_order(model_id, some)[:SHARED_SCORED_MAX]
 
     def _idle_others(self, model_id: str) -> list[ReplicaView]:
         return [v for v in self._some_free() if model_id not in v.models]
@@ -215,12 +215,7 @@ class Fleet:
         scores = [self._load_there_s(view, now) for view in views]
         least = min(scores)
         equals = [view for view, score in zip(views, scores, strict=True) if score == least]
-        return equals[0] if len(equals) == 1 else self._in_order(model_id, equals)[0]
-
-    def _in_order(self, model_id: str, views: Iterable[ReplicaView]) -> tuple[ReplicaView, ...]:
-        """In the model's rendezvous order."""
-        model_point = rendezvous.point(model_id)
-        return tuple(sorted(views, key=lambda v: rendezvous.weight(model_point, v.point), reverse=True))
+        return equals[0] if len(equals) == 1 else _in_order(model_id, equals)[0]
 
     # Expected times
 
@@ -239,8 +234,7 @@ class Fleet:
 
     def _begin_s(self, view: ReplicaView, now: float) -> float:
         """Expected seconds until a load there would begin."""
-        slot_s = 0.0 if view.slots.free else self.slot_s(view, now)
-        return slot_s + view.backlog * self.estimates.average_load_s
+        return self.slot_s(view, now) + view.backlog * self.estimates.average_load_s
 
     def _copy_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds if a copy of the model were loaded there, with what its load would take from others."""
@@ -274,3 +268,7 @@ class Fleet:
         if residence is None or residence.loaded:
             return 0.0
         return rest_s(self.estimates.load_s(model_id), view.load_elapsed_s(model_id, now))
+
+
+def _in_order(model_id: str, views: Iterable[ReplicaView]) -> list[ReplicaView]:
+    return rendezvous.order(model_id, views, lambda view: view.point)

@@ -5,8 +5,11 @@ Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/
 only the models that were first on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 from zlib import crc32
+
+R = TypeVar("R")
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -33,7 +36,7 @@ def weight(model_point: int, replica_point: int) -> int:
     return mix(mix(model_point) ^ replica_point)
 
 
-def order(model_id: str, replica_ids: Iterable[str]) -> list[str]:
-    """The replicas in the model's order."""
+def order(model_id: str, replicas: Iterable[R], point_of: Callable[[R], int]) -> list[R]:
+    """The replicas in the model's order, whatever stands for them; `point_of` answers the point of one's name."""
     model_point = point(model_id)
-    return sorted(replica_ids, key=lambda replica_id: weight(model_point, point(replica_id)), reverse=True)
+    return sorted(replicas, key=lambda replica: weight(model_point, point_of(replica)), reverse=True)

@@ -130,8 +130,10 @@ class ReplicaView:
         del self.models[model_id]
         return True
 
-    def told_room(self, room: int | None) -> None:
+    def told_room(self, room: int | None, harm_s: float | None = None) -> None:
         self._room = room
+        if harm_s is not None:
+            self._harm_s = harm_s
 
     def told_harm(self, harm_s: float) -> None:
         self._harm_s = harm_s

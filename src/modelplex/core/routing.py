@@ -219,8 +219,7 @@ class Router:
         self, replica_id: str, model_id: str, room: int | None, now: float, harm_s: float = 0.0
     ) -> list[Command]:
         if (view := self._fleet.views.get(replica_id)) is not None:
-            view.told_room(room)
-            view.told_harm(harm_s)
+            view.told_room(room, harm_s)
             view.told_loading(model_id, now)
             self._fleet.index(view, model_id)
             return self._dispatch.follow(model_id, now)
@@ -232,8 +231,7 @@ class Router:
         self._fleet.estimates.saw_load(model_id, load_s)
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
-        view.told_room(room)
-        view.told_harm(harm_s)
+        view.told_room(room, harm_s)
         view.told_loaded(model_id)
         self._fleet.index(view, model_id)
         return self._dispatch.follow(model_id, now) + self._dispatch.serve(view, now)
@@ -243,8 +241,7 @@ class Router:
     ) -> list[Command]:
         if (view := self._fleet.views.get(replica_id)) is None:
             return []
-        view.told_room(room)
-        view.told_harm(harm_s)
+        view.told_room(room, harm_s)
         view.told_gone(model_id)
         self._fleet.index(view, model_id)
         commands: list[Command] = []

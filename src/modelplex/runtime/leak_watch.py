@@ -99,7 +99,8 @@ class LeakWatch:
         self._warned: set[str] = set()
         self._growth_warned = 0
         self._next_look = self._loop.time()  # not before
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._growth: MemoryGrowth | None = None
         self._tell: Callable[[Leaks], None] = lambda report: None
 
@@ -172,8 +173,9 @@ class LeakWatch:
     # Looks
 
     def _look_at(self, at: float) -> None:
-        if self._timer is None or self._timer.when() > at:
+        if self._timer is None or self._timer_at > at:
             self.close()
+            self._timer_at = at
             # In a context of its own: that of the request that had something unloaded could hold a model.
             self._timer = self._loop.call_at(at, self._look, context=contextvars.Context())
 

@@ -56,15 +56,11 @@ class ModelHost:
         leaks: LeakWatch | None = None,
     ) -> None:
         self._loader = loader
-        self._owner = owner
-        self._threads = threads
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._options = options = loader.options
         self._runner = LoadRunner(loader, owner, threads)
-        policy = options.eviction
-        if isinstance(policy, str):
-            policy = config.load(config.EVICTION_POLICIES[policy])
+        policy = options.eviction_policy
         self.cache = cache.ModelCache(
             options.models_max,
             policy(),
@@ -98,7 +94,7 @@ class ModelHost:
 
     async def _keep(self, model_id: str, *, pinned: bool) -> None:
         try:
-            ticket, _ = await self._acquire(model_id, None)
+            ticket = await self._acquire(model_id, None)
         except errors.ModelplexError as error:
             log.error("Model '%s' could not be loaded ahead of demand: %s", model_id, error)
             return
@@ -109,31 +105,36 @@ class ModelHost:
 
     async def get(self, model_id: str, request: context.RequestContext | None) -> Any:
         """The model, leased by the request until it ends; without a request, only looked up."""
-        began = time.perf_counter()
-        try:
-            ticket, start = await self._acquire(model_id, request)
-        finally:
-            if request is not None:
-                request.load_s += time.perf_counter() - began
+        ticket = await self._acquire(model_id, request)
         model = self._models[model_id]
         if request is None or request.ended:
             self._release(ticket)
         else:
             request.leases.append(lambda: self._release(ticket))
-            request.start = request.start or start.value
         return model
 
     @contextlib.asynccontextmanager
     async def lease(self, model_id: str, request: context.RequestContext | None) -> AsyncIterator[Any]:
         """The model, leased for the time of a block."""
-        ticket, _ = await self._acquire(model_id, request)
+        ticket = await self._acquire(model_id, request)
         try:
             yield self._models[model_id]
         finally:
             self._release(ticket)
 
-    async def _acquire(self, model_id: str, request: context.RequestContext | None) -> tuple[int, cache.Start]:
-        """A lease of the model. Raises why there is none."""
+    async def _acquire(self, model_id: str, request: context.RequestContext | None) -> int:
+        """The ticket of a lease of the model; the request notes how it met it. Raises why there is none."""
+        began = time.perf_counter()
+        try:
+            ticket, start = await self._granted(model_id, request)
+        finally:
+            if request is not None:
+                request.load_s += time.perf_counter() - began
+        if request is not None:
+            request.start = request.start or start.value
+        return ticket
+
+    async def _granted(self, model_id: str, request: context.RequestContext | None) -> tuple[int, cache.Start]:
         self.used = True
         if model_id not in self._models and not await self._runner.exists(model_id):
             raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")

@@ -59,7 +59,6 @@ class Replica:
         self._occupancy: Occupancy[Link] = Occupancy(spec.config.max_ongoing_requests)
         self._promises: Promises[tuple[Link, int]] = Promises()
         self._announced: set[str] = set()  # models that refusals spoke of, and that have not begun to load
-        self._links: set[Link] = set()
         self._servings: dict[tuple[Link, int], Serving] = {}
         self._tasks: dict[Serving, asyncio.Task[None]] = {}
         self._models = ModelHosts(lambda loader, owner: ModelHost(loader, owner, self._threads, self, self.leaks))
@@ -97,7 +96,7 @@ class Replica:
         await self._models.close()
         self.leaks.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for link in list(self._links):
+        for link in self._occupancy.routers:
             link.close()
 
     # What user code asks of the replica (context.ReplicaScope)
@@ -124,7 +123,7 @@ class Replica:
     def finished(self, serving: Serving, *, answered: bool) -> None:
         self._occupancy.end(serving.link)
         self._occupancy.told(serving.link)
-        if not answered and serving.link in self._links:
+        if not answered and serving.link in self._occupancy:
             serving.link.send(messages.Ongoing(self.ongoing))
         self._correct()
 
@@ -160,7 +159,6 @@ class Replica:
                 link.close()
 
     def lost(self, link: Link) -> None:
-        self._links.discard(link)
         self.watchers.remove(link)
         self._occupancy.leave(link)
         for key in [key for key in self._servings if key[0] is link]:
@@ -186,7 +184,6 @@ class Replica:
         if version != messages.VERSION:
             link.close()
         else:
-            self._links.add(link)
             self._occupancy.join(link)
 
     def _watch(self, link: Link, version: int) -> None:
@@ -198,7 +195,7 @@ class Replica:
             self.watchers.add(link)
 
     def _begin(self, link: Link, begin: messages.Begin, body: bytes) -> None:
-        if link not in self._links:
+        if link not in self._occupancy:
             link.close()
             return
         key = (link, begin.stream)
@@ -259,10 +256,10 @@ class Replica:
         return self.measured(model_id) is not None
 
     async def flushed(self) -> None:
-        await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._links))
+        await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._occupancy.routers))
 
     def _broadcast(self, message: Message) -> None:
-        for link in list(self._links):
+        for link in self._occupancy.routers:
             link.send(message)
 
     def _has_room(self, request: tuple[Link, int], model_id: str) -> bool:
