@@ -222,8 +222,8 @@ def _max_cold_wait_s(scope: Scope) -> float | None:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        name = MAX_COLD_WAIT_HEADER.decode()
-        raise errors.InvalidHeaderError(f"{name} takes a number of seconds of at least 0, got {value[:64]!r}.")
+        name, given = MAX_COLD_WAIT_HEADER.decode(), value[:64].decode("latin-1")
+        raise errors.InvalidHeaderError(f"{name} takes a number of seconds of at least 0, got {given!r}.")
     return seconds
 
 
