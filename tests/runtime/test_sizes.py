@@ -56,7 +56,8 @@ def test_an_onnx_session_counts_its_model() -> None:
 
 def test_a_process_grows_by_what_it_holds() -> None:
     before = process_bytes()
-    held = np.ones(50_000_000, np.uint8)
+    held = np.ones(200_000_000, np.uint8)
     if before:
-        assert process_bytes() - before > 40_000_000
-    assert held.nbytes == 50_000_000
+        # The system may take some of the rest of this process meanwhile, which the tests before have made large.
+        assert process_bytes() - before > 100_000_000
+    assert held.nbytes == 200_000_000
