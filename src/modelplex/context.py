@@ -21,6 +21,7 @@ class RequestContext:
         start: how it met its first model (`warm`, `cold`, `joined`); empty while it has used none.
         load_s: seconds that it waited for models.
         waited: whether it had to wait for a slot before it was sent here.
+        share: how popular its model is, if it was not loaded here when it was sent (`core.dispatch.Send`).
         cold_deadline: when it will wait no longer for a model that is not loaded, by the event loop's clock.
         ended: a lease that is granted after this is given back at once.
     """
@@ -34,6 +35,7 @@ class RequestContext:
     start: str = ""
     load_s: float = 0.0
     waited: bool = False
+    share: float = 0.0
     cold_deadline: float | None = None
     ended: bool = False
 

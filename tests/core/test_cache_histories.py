@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from modelplex.core import allocation as allocation_module
 from modelplex.core import estimates
 from modelplex.core import learned as learned_module
+from modelplex.core import popularity as popularity_module
 from modelplex.core.allocation import Allocator
 from modelplex.core.backoff import Backoff
 from modelplex.core.budget import UNLIMITED
@@ -56,8 +57,8 @@ NOW_AND_THEN = 4
 def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocation_module, "OVERTAKES_MAX", OVERTAKES_MAX)
     monkeypatch.setattr(learned_module, "SUSPICION_FAILURES", SUSPICION_FAILURES)
-    monkeypatch.setattr(learned_module, "HALF_LIFE_USES", HALF_LIFE_USES)
-    monkeypatch.setattr(learned_module, "HALF_LIFE_MODELS_MIN", HALF_LIFE_MODELS_MIN)
+    monkeypatch.setattr(popularity_module, "HALF_LIFE_USES", HALF_LIFE_USES)
+    monkeypatch.setattr(popularity_module, "HALF_LIFE_MODELS_MIN", HALF_LIFE_MODELS_MIN)
 
 
 class InvariantError(AssertionError):
@@ -199,10 +200,12 @@ class Shell:
 
     # Inputs
 
-    def acquire(self, model_id: str, owner: Hashable, *, at_once: bool = False, hurried: bool = False) -> None:
+    def acquire(
+        self, model_id: str, owner: Hashable, *, at_once: bool = False, hurried: bool = False, share: float = 0.0
+    ) -> None:
         self._asked += 1
         ticket = self._asked
-        self._note("acquire", ticket, model_id, owner, *(["hurried"] if hurried else []))
+        self._note("acquire", ticket, model_id, owner, share, *(["hurried"] if hurried else []))
         self.waiting[ticket] = Ask(model_id, owner, at_once)
         refusal = self._refusal(ticket, model_id)
         if refusal is None:
@@ -213,8 +216,8 @@ class Shell:
                     self._weights[model_id] = 0.0
             if hurried:
                 self._hurried[model_id] = self.now
-            self._use(model_id)
-        commands = self.cache.acquire(ticket, model_id, owner, self.now, hurried=hurried)
+            self._use(model_id, share)
+        commands = self.cache.acquire(ticket, model_id, owner, self.now, hurried=hurried, share=share)
         refused = [c for c in commands if isinstance(c, Reject) and c.why is not Why.OVERCOMMITTED]
         must(
             commands == [refusal] if refusal else not refused,
@@ -337,11 +340,11 @@ class Shell:
         if self.said is not None:
             self.said.append(f"{self.now:8.3f}  {name} {', '.join(map(repr, args))}")
 
-    def _use(self, model_id: str) -> None:
+    def _use(self, model_id: str, share: float) -> None:
         self._half_lives += 1 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, len(self._known_bytes)))
         weight: float = 2**self._half_lives
-        self._weights[model_id] += weight
         self._weight += weight
+        self._weights[model_id] = max(self._weights[model_id] + weight, share * self._weight)
 
     def models(self, *held: Held) -> list[str]:
         return [model_id for model_id, how in self.held.items() if how in held]
@@ -978,7 +981,8 @@ def one_step(shell: Shell, rng: random.Random, action: str, habits: Habits, size
         if rng.random() < 0.2:
             shell.acquire(model_id, None, at_once=rng.random() < 0.5)
         else:
-            shell.acquire(model_id, owner, hurried=rng.random() < 0.2)
+            share = rng.random() if rng.random() < 0.2 else 0.0
+            shell.acquire(model_id, owner, hurried=rng.random() < 0.2, share=share)
     elif action == "release" and shell.leased:
         shell.release(rng.choice(list(shell.leased)))
     elif action == "withdraw" and shell.waiting:
@@ -1150,9 +1154,9 @@ class UnloadsTwice(Allocator):
 
 class LoadsTwice(ModelCache):
     def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
     ) -> list[Command]:
-        commands = super().acquire(ticket, model_id, owner, now, hurried=hurried)
+        commands = super().acquire(ticket, model_id, owner, now, hurried=hurried, share=share)
         return commands or [Load(model_id) for loading in self.loading if loading == model_id]
 
 
@@ -1458,7 +1462,7 @@ class NeverAges(Learned):
     def used(self, known: Known) -> None:
         super().used(known)
         known.frequency, known.counted_at = round(known.frequency + 0.5), 0.0
-        self._half_lives = 0.0
+        self._popularity._half_lives = 0.0
 
 
 class ForgetsTheUsesOfWhatItEvicts(Learned):
@@ -1466,6 +1470,17 @@ class ForgetsTheUsesOfWhatItEvicts(Learned):
         known = super().recall(model_id)
         known.frequency = 0.0
         return known
+
+
+class TrustsNobodyOnPopularity(Learned):
+    def told_share(self, known: Known, share: float) -> None:
+        pass
+
+
+class ForgetsItsOwnUses(Learned):
+    def told_share(self, known: Known, share: float) -> None:
+        known.frequency = 0.0
+        super().told_share(known, share)
 
 
 class RemembersNoLoadTimes(Learned):
@@ -1504,9 +1519,9 @@ class WaitsBeyondItsTime(Allocator):
 
 class LetsTheHurriedWait(ModelCache):
     def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
     ) -> list[Command]:
-        return super().acquire(ticket, model_id, owner, now)
+        return super().acquire(ticket, model_id, owner, now, share=share)
 
 
 class ForgetsTheTickForACheapPlace(Allocator):
@@ -1632,6 +1647,8 @@ BUGS: list[type] = [
     UnloadsTheLeasedAfterAWhile,
     NeverAges,
     ForgetsTheUsesOfWhatItEvicts,
+    TrustsNobodyOnPopularity,
+    ForgetsItsOwnUses,
     RemembersNoLoadTimes,
     CountsUsesOfThisLifeAlone,
     EvictsByAnOldWorth,

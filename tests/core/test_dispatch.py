@@ -54,7 +54,9 @@ def full_by_others(*replica_ids: str, loaded: tuple[str, ...] = ()) -> Router:
 def test_a_request_is_sent_with_what_is_expected_of_room(model_id: str, room: int | None, fits: bool) -> None:
     router = make_router()
     up(router, "a", "warm", room=room)
-    assert ask(router, model_id) == [Send(1, "a", fits)]
+    [send] = ask(router, model_id)
+    assert isinstance(send, Send)
+    assert (send.number, send.replica_id, send.fits) == (1, "a", fits)
 
 
 def test_of_two_models_for_one_place_only_the_first_fits() -> None:
@@ -62,6 +64,37 @@ def test_of_two_models_for_one_place_only_the_first_fits() -> None:
     up(router, "a", slots=3, room=1)
     commands = [*ask(router, "x"), *ask(router, "y"), *ask(router, "x")]
     assert [command.fits for command in commands if isinstance(command, Send)] == [True, False, False]
+
+
+# How popular a model is
+
+
+def test_a_replica_is_told_how_popular_a_model_is_that_it_has_not_loaded() -> None:
+    """Of its own requests, in which the model would have twice the part that it has of those of two replicas."""
+    router = make_router()
+    for replica_id in "ab":
+        up(router, replica_id, *"xyz", slots=50)
+    for model_id in "xyz" * 3:
+        ask(router, model_id)
+    [send] = ask(router, "new")
+    assert isinstance(send, Send)
+    assert send.share == pytest.approx(2 * 0.1, abs=0.01)
+
+
+def test_nobody_is_told_that_a_model_has_more_than_all_requests() -> None:
+    router = make_router()
+    for replica_id in "abc":
+        up(router, replica_id)
+    [send] = ask(router, "new")
+    assert isinstance(send, Send)
+    assert send.share == 1.0
+
+
+@pytest.mark.parametrize("model_id", ["warm", ""])
+def test_of_a_model_that_it_has_loaded_a_replica_knows_more_itself(model_id: str) -> None:
+    router = make_router()
+    up(router, "a", "warm")
+    assert ask(router, model_id) == [Send(1, "a", fits=bool(model_id), share=0.0)]
 
 
 # Following a load
@@ -322,7 +355,9 @@ def test_a_model_that_is_gone_after_all_is_not_looked_for_there_again() -> None:
     up(router, "a", "m", room=0)
     up(router, "b", room=1)
     assert ask(router, "m") == [Send(1, "a", fits=True)]
-    assert router.refused(1, 0, 0.1, no_room=True) == [Send(1, "b", fits=True)]
+    [send] = router.refused(1, 0, 0.1, no_room=True)
+    assert isinstance(send, Send)
+    assert (send.number, send.replica_id, send.fits) == (1, "b", True)
 
 
 def test_a_replica_that_refuses_and_holds_the_model_is_waited_for_as_a_holder() -> None:
@@ -347,7 +382,7 @@ def test_a_slot_that_comes_free_by_a_refusal_is_filled() -> None:
     """The room was gone, so the request goes elsewhere, and those who came to wait for its slot need not."""
     router = make_router()
     up(router, "a", "warm", room=1)
-    assert ask(router, "m") == [Send(1, "a", fits=True)]
+    assert where(ask(router, "m")) == [(1, "a")]
     assert ask(router, "warm") == []
     up(router, "b", room=1)
     assert sorted(where(router.refused(1, 0, 0.1, no_room=True))) == [(1, "b"), (2, "a")]
@@ -356,7 +391,7 @@ def test_a_slot_that_comes_free_by_a_refusal_is_filled() -> None:
 def test_a_slot_that_comes_free_by_a_refusal_is_known_to_those_who_come_later() -> None:
     router = full_by_others("full")
     up(router, "a", room=1)
-    assert ask(router, "m") == [Send(1, "a", fits=True)]
+    assert where(ask(router, "m")) == [(1, "a")]
     up(router, "b", room=1)
     assert where(router.refused(1, 0, 0.1, no_room=True)) == [(1, "b")]
     assert where(ask(router)) == [(2, "a")]

@@ -1,9 +1,5 @@
-import pytest
-
 from modelplex.core.backoff import Backoff
-from modelplex.core.learned import HALF_LIFE_MODELS_MIN, HALF_LIFE_USES, SUSPICION_FAILURES, Known, Learned
-
-HALF_LIFE = HALF_LIFE_USES * HALF_LIFE_MODELS_MIN  # uses, of a few models
+from modelplex.core.learned import SUSPICION_FAILURES, Known, Learned
 
 
 def make(models_max: int = 100) -> Learned:
@@ -23,11 +19,6 @@ def fail(learned: Learned, model_id: str) -> float:
 def invent(learned: Learned, times: int) -> None:
     for n in range(times):
         fail(learned, f"invented {n}")
-
-
-def use(learned: Learned, known: Known, times: int = 1) -> None:
-    for _ in range(times):
-        learned.used(known)
 
 
 # What models take
@@ -88,103 +79,21 @@ def test_a_model_that_was_forgotten_while_it_was_held_is_counted_once_when_it_is
 # How much they are used
 
 
-def test_a_use_counts_half_after_a_half_life_of_uses() -> None:
-    learned = make()
-    a, b = load(learned, "a"), load(learned, "b")
-    use(learned, a)
-    use(learned, b, HALF_LIFE)
-    now = learned.share(a)
-    use(learned, b, HALF_LIFE)
-    # All uses together grow to 1.5 times of what they were: the new ones, and half of the old.
-    assert learned.share(a) == pytest.approx(now / 2 / 1.5, rel=0.01)
-
-
-def test_the_shares_of_all_models_are_one_together() -> None:
-    learned = make()
-    models = [load(learned, str(n)) for n in range(5)]
-    for n in range(1000):
-        learned.used(models[n * n % 5])
-    assert sum(map(learned.share, models)) == pytest.approx(1.0)
-
-
-def test_the_share_of_a_model_is_its_part_of_the_uses() -> None:
-    learned = make()
-    a, b = load(learned, "a"), load(learned, "b")
-    for _ in range(2000):
-        use(learned, a, 3)
-        use(learned, b)
-    assert (learned.share(a), learned.share(b)) == pytest.approx((0.75, 0.25), abs=0.01)
-
-
-def test_the_first_use_does_not_count_for_more_than_all() -> None:
-    learned = make()
-    unused, a = load(learned, "unused"), load(learned, "a")
-    use(learned, a)
-    assert (learned.share(a), learned.share(unused)) == (1.0, 0.0)
-
-
-def test_with_more_models_known_a_use_counts_for_longer() -> None:
-    few, many = make(1000), make(1000)
-    for n in range(10 * HALF_LIFE_MODELS_MIN):
-        load(many, f"other {n}")
-    shares = []
-    for learned in (few, many):
-        a, b = load(learned, "a"), load(learned, "b")
-        use(learned, a, 100)
-        use(learned, b, 2 * HALF_LIFE)
-        shares.append(learned.share(a))
-    assert shares[0] < shares[1] / 1.5
-
-
-def test_the_order_of_two_frequencies_does_not_change_while_neither_is_used() -> None:
-    learned = make()
-    often, lately, other = load(learned, "often"), load(learned, "lately"), load(learned, "other")
-    use(learned, often, 50)
-    use(learned, other, 3 * HALF_LIFE)
-    use(learned, lately, 8)
-    before = often.log_frequency, lately.log_frequency
-    use(learned, other, 10 * HALF_LIFE)
-    assert (often.log_frequency, lately.log_frequency) == before
-    # A use of three half-lives ago counts for an eighth: 50 of them for less than 8 of now.
-    assert learned.share(often) < learned.share(lately)
-    assert often.log_frequency < lately.log_frequency
-
-
-def test_the_logarithm_orders_as_the_frequencies_at_any_time_do() -> None:
-    learned = make()
-    models = [load(learned, str(n)) for n in range(6)]
-    for n in range(3000):
-        learned.used(models[n * n * n % 11 % 6])
-        if n % 100 == 99:
-            by_log = sorted(range(6), key=lambda m: models[m].log_frequency)
-            assert by_log == sorted(range(6), key=lambda m: learned.share(models[m]))
-
-
 def test_what_was_used_before_it_was_loaded_again_is_not_forgotten() -> None:
     learned = make()
     known = load(learned, "a")
-    use(learned, known, 10)
+    for _ in range(10):
+        learned.used(known)
     before = known.log_frequency
     assert load(learned, "a") is known
     assert known.log_frequency == before
 
 
-def test_a_model_that_was_never_used_compares_with_the_others() -> None:
+def test_a_use_of_a_stranger_counts_from_the_first_on() -> None:
     learned = make()
-    a = load(learned, "a")
-    use(learned, a)
-    assert Known().log_frequency == 0.0 < a.log_frequency
-
-
-def test_a_use_of_very_long_ago_counts_nothing_and_breaks_nothing() -> None:
-    learned = make()
-    a, b = load(learned, "a"), load(learned, "b")
-    use(learned, a)
-    learned._half_lives += 1e6
-    use(learned, b)
-    assert learned.share(a) == 0.0
-    use(learned, a)
-    assert a.frequency == 1.0
+    stranger = learned.recall("a")
+    learned.used(stranger)
+    assert learned.share(stranger) == 1.0
 
 
 # Failures

@@ -431,3 +431,18 @@ async def test_a_lost_link_is_told_nothing_more() -> None:
         router = RawRouter(replica)
         await router.reply(router.call("__call__", "a"))
         assert lost.said == ["Welcome"]
+
+
+@pytest.mark.parametrize(("named", "counts"), [("a", True), ("another", False)])
+@in_virtual_time
+async def test_a_router_tells_how_popular_the_model_is_that_a_request_names(named: str, counts: bool) -> None:
+    """What may be evicted next is then dearer."""
+    harms_s = []
+    for share in (0.0, 0.9):
+        async with replica_of(Host) as replica:
+            router = RawRouter(replica)
+            await router.reply(router.call("__call__", *"bbbb"))
+            await router.reply(router.call("__call__", "a", model_id=named, share=share))
+            await router.reply(router.call("__call__", "b"))
+            harms_s.append((await RawRouter(replica).first_of(Welcome)).harm_s)
+    assert (harms_s[0] < harms_s[1]) == counts

@@ -701,6 +701,16 @@ async def test_a_request_says_whether_its_model_is_expected_to_need_no_eviction(
         assert [begin.fits for begin in replica.all_of(Begin)] == [fits]
 
 
+@pytest.mark.parametrize(("model_id", "share"), [("cold", 1.0), ("held", 0.0)])
+@in_virtual_time
+async def test_a_request_says_how_popular_its_model_is_if_it_is_not_loaded(model_id: str, share: float) -> None:
+    replica = ScriptedReplica(room=1, loaded=("held",))
+    async with router_to(replica) as requests:
+        requests.send(model_id)
+        await soon()
+        assert [begin.share for begin in replica.all_of(Begin)] == [share]
+
+
 @in_virtual_time
 async def test_a_request_that_is_refused_for_want_of_room_goes_where_there_is_some() -> None:
     replicas = [ScriptedReplica(name, room=1) for name in ("one", "other")]

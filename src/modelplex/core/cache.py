@@ -124,11 +124,13 @@ class ModelCache:
     # Inputs
 
     def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False
+        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
     ) -> list[Command]:
         """Ask for a lease. The answer is among these commands or those of a later input.
 
         One that is `hurried` does not let an idle model be spared: while it waits it keeps from others what is scarcer.
+        `share` is the part of all acquires that this model is expected to have from now on, if it is not here: others
+        know how much it was used elsewhere.
         """
         if ticket in self._shelf.tickets:
             raise ValueError(f"ticket {ticket} is in use")
@@ -140,6 +142,8 @@ class ModelCache:
         if entry is None:
             entry = self._shelf.add(model_id, self._learned.recall(model_id), now)
         self._learned.used(entry.known)
+        if share:
+            self._learned.told_share(entry.known, share)
         commands: list[Command] = []
         if entry.phase is Phase.RESIDENT and not allocator.turns_away(entry, owner):
             commands.append(allocator.grant(entry, ticket, owner, Start.WARM, now))

@@ -11,6 +11,7 @@ from itertools import islice
 
 from modelplex.core.admission import Pending, WaitingRoom
 from modelplex.core.placement import Fleet
+from modelplex.core.popularity import Demand
 from modelplex.core.residency import Flight, ReplicaView
 
 # How often the time until the next look at a waiting request doubles, at most.
@@ -39,12 +40,14 @@ class Send:
         replica_id: the replica.
         fits: whether its model is expected to need no eviction there.
         waited: whether it had to wait for a slot.
+        share: of the requests there, the part that its model is expected to have; 0 when it is loaded there.
     """
 
     number: int
     replica_id: str
     fits: bool = False
     waited: bool = False
+    share: float = 0.0
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Dispatch:
         self._waiting = waiting
         self._fleet = fleet
         self._no_replica_wait_s = no_replica_wait_s
+        self.demand = Demand()
         self.flights: dict[int, Flight] = {}
 
     def place(self, pending: Pending, now: float) -> list[Command]:
@@ -177,7 +181,17 @@ class Dispatch:
         self._fleet.sent(view)
         self._fleet.book(view, pending.model_id)
         self.flights[pending.number] = view.flights[pending.number] = Flight(pending, view, now)
-        return Send(pending.number, view.replica_id, view.fits(pending.model_id), pending.waited)
+        return Send(
+            pending.number,
+            view.replica_id,
+            view.fits(pending.model_id),
+            pending.waited,
+            0.0 if view.has_loaded(pending.model_id) else self._share(pending.model_id),
+        )
+
+    def _share(self, model_id: str) -> float:
+        """The part that the model would have of the requests of the one replica that holds it."""
+        return min(1.0, self.demand.share(model_id) * len(self._fleet.views))
 
     def land(self, flight: Flight) -> None:
         del self.flights[flight.pending.number], flight.view.flights[flight.pending.number]

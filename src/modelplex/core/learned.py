@@ -1,44 +1,25 @@
 """What a cache has learned of models: what they take, how much they are used, which fail, whether ids are invented."""
 
-import math
 from dataclasses import dataclass
 
 from modelplex.core.backoff import Backoff
 from modelplex.core.failures import Failure, Failures
+from modelplex.core.popularity import Popularity, Uses
 
 # After so many failed loads in a row of models that were never loaded, their ids are taken to be invented.
 SUSPICION_FAILURES = 3
 
-# A use counts half after so many further uses of each known model, on average. Less forgets what is popular; more
-# clings to what was: from 2 to 25, the loads of steady and of drifting popularities in the simulator differ by 10%.
-HALF_LIFE_USES = 5
 
-# With few models known, the half-life is that of so many.
-HALF_LIFE_MODELS_MIN = 20
-
-
-@dataclass(slots=True, eq=False)
-class Known:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Known(Uses):
     """What is known of one model: what it takes, and how much it is used.
 
-    Size and load time are those of its last load, or the average of other models before the first. `frequency` counts
-    uses, old ones less; `counted_at` is when it was counted last, in half-lives.
+    Size and load time are those of its last load, or the average of other models before the first.
     """
 
     size_bytes: int = 0
     load_s: float = 0.0
     proven: bool = False  # it has been loaded before, so it exists
-    frequency: float = 0.0
-    counted_at: float = 0.0
-
-    @property
-    def log_frequency(self) -> float:
-        """The frequency's logarithm on a scale that does not change with time: any two can be compared at any time.
-
-        Cormode, Shkapenyuk, Srivastava, Xu, "Forward decay: a practical time decay model for streaming systems", ICDE
-        2009.
-        """
-        return self.counted_at + (math.log2(self.frequency) if self.frequency else 0.0)
 
 
 class Learned:
@@ -56,8 +37,7 @@ class Learned:
         self._bytes = 0
         self._load_s = 0.0
         self._strangers_failed = 0
-        self._half_lives = 0.0  # since the beginning, by uses
-        self._uses = 0.0  # of all models, old ones counting less
+        self._popularity = Popularity()
 
     @property
     def suspicious(self) -> bool:
@@ -81,19 +61,19 @@ class Learned:
     def recall(self, model_id: str) -> Known:
         """What is to be expected of the model."""
         known = self._known.get(model_id)
-        return known or Known(self.average_bytes, self.average_load_s)
+        return known or Known(size_bytes=self.average_bytes, load_s=self.average_load_s)
 
     def used(self, known: Known) -> None:
         """Somebody wants this model."""
-        step = 1.0 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, len(self._known)))
-        self._half_lives = now = self._half_lives + step
-        known.frequency = known.frequency * math.exp2(known.counted_at - now) + 1.0
-        known.counted_at = now
-        self._uses = self._uses * math.exp2(-step) + 1.0
+        self._popularity.used(known, len(self._known))
+
+    def told_share(self, known: Known, share: float) -> None:
+        """So large a part of all uses would be of this model if it were here."""
+        self._popularity.raise_share(known, share)
 
     def share(self, known: Known) -> float:
         """The part of all uses of late that were of this model."""
-        return known.frequency * math.exp2(known.counted_at - self._half_lives) / max(1.0, self._uses)
+        return self._popularity.share(known)
 
     def loaded(self, model_id: str, known: Known, size_bytes: int, load_s: float) -> None:
         """The model was loaded in so many seconds, and turned out to take so many bytes."""

@@ -81,6 +81,8 @@ class Router:
         It is given up at its `deadline`, and at its `cold_deadline` if its model is loaded nowhere by then.
         """
         pending = Pending(number, model_id, deadline, cold_deadline if model_id else None)
+        if model_id:
+            self._dispatch.demand.named(model_id)
         full = self._waiting.full
         commands = self._dispatch.place(pending, now)
         if full and not commands:

@@ -155,7 +155,8 @@ class ModelHost:
         ticket, answer = next(self._tickets), self._loop.create_future()
         self._answers[ticket] = answer
         hurried = request is not None and request.waited
-        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time(), hurried=hurried))
+        share = request.share if request is not None and request.model_id == model_id else 0.0
+        self._perform(self.cache.acquire(ticket, model_id, request, self._loop.time(), hurried=hurried, share=share))
         return ticket, answer
 
     async def _wait_for_cold(self, model_id: str, answer: "asyncio.Future[cache.Start]", deadline: float) -> None:

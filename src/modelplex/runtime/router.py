@@ -263,7 +263,8 @@ class DeploymentRouter:
         if exchange.cold_deadline is not None:
             left_s = max(0.0, exchange.cold_deadline - self._loop.time())
             begin = msgspec.structs.replace(begin, max_cold_wait_s=left_s)
-        link.send(msgspec.structs.replace(begin, more=more, fits=send.fits, waited=send.waited), part)
+        begin = msgspec.structs.replace(begin, more=more, fits=send.fits, waited=send.waited, share=send.share)
+        link.send(begin, part)
 
     def _gone(self) -> errors.ModelplexError:
         return errors.DeploymentUnavailableError(f"{self._name} is no longer served.")

@@ -64,7 +64,13 @@ class Serving:
         self.incoming.feed(body, more=begin.more)
         self.outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(stream, more), data))
         self._context = RequestContext(
-            begin.request_id, begin.app_name, begin.route, begin.method_name, begin.model_id, waited=begin.waited
+            begin.request_id,
+            begin.app_name,
+            begin.route,
+            begin.method_name,
+            begin.model_id,
+            waited=begin.waited,
+            share=begin.share,
         )
         if begin.max_cold_wait_s is not None:
             self._context.cold_deadline = self._loop.time() + begin.max_cold_wait_s

@@ -238,7 +238,9 @@ class World:
             return
         request.sent = now
         if request.model_id:
-            commands = replica.cache.acquire(request.number, request.model_id, None, now, hurried=send.waited)
+            commands = replica.cache.acquire(
+                request.number, request.model_id, None, now, hurried=send.waited, share=send.share
+            )
             self._perform(replica, commands)
         else:
             self._at(now + request.service_s, self._ended, replica, request)

@@ -44,7 +44,8 @@ class Begin(_Message, tag=2):
     """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments.
 
     `arrived_at` is the Unix time at which it reached its router, which fills it in. If the model `fits`, it is
-    expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot.
+    expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot,
+    `share` how popular a model is that is not loaded there (`core.dispatch.Send`).
     `max_cold_wait_s` is how long it waits for a load.
     """
 
@@ -59,6 +60,7 @@ class Begin(_Message, tag=2):
     arrived_at: float = 0.0
     fits: bool = False
     waited: bool = False
+    share: float = 0.0
     max_cold_wait_s: float | None = None
 
 
