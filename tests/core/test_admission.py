@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from modelplex.core.admission import UNLIMITED, Pending, Slots, WaitingRoom
+from modelplex.core.admission import UNLIMITED, Request, Slots, WaitingRoom
 
 
-def pending(number: int, model_id: str = "m", deadline: float | None = None) -> Pending:
-    return Pending(number, model_id, deadline)
+def pending(number: int, model_id: str = "m", deadline: float | None = None) -> Request:
+    return Request(number, model_id, deadline)
 
 
-def numbers(pendings: list[Pending]) -> list[int]:
+def numbers(pendings: list[Request]) -> list[int]:
     return [p.number for p in pendings]
 
 
@@ -200,7 +200,7 @@ def test_the_earliest_reason_to_look_counts(
     look_at: float | None, deadline: float | None, cold_deadline: float | None, next_look: float
 ) -> None:
     room = WaitingRoom(UNLIMITED)
-    room.add(Pending(1, "m", deadline, cold_deadline), "a", look_at)
+    room.add(Request(1, "m", deadline, cold_deadline), "a", look_at)
     assert room.next_look == next_look
     assert numbers(room.due(next_look)) == [1]
 
@@ -248,7 +248,7 @@ def test_one_who_joined_again_is_due_at_the_new_time_only() -> None:
 def test_any_history_of_joining_leaving_and_moving_agrees_with_a_plain_list(seed: int) -> None:
     chance = random.Random(seed)
     room = WaitingRoom(UNLIMITED)
-    plain: dict[int, tuple[Pending, str | None, float]] = {}
+    plain: dict[int, tuple[Request, str | None, float]] = {}
     now = 0.0
     for number in range(200):
         if plain and chance.random() < 0.6:

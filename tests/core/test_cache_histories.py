@@ -1461,14 +1461,13 @@ class UnloadsTheLeasedAfterAWhile(ModelCache):
 class NeverAges(Learned):
     def used(self, known: Known) -> None:
         super().used(known)
-        known.frequency, known.counted_at = round(known.frequency + 0.5), 0.0
-        self._popularity._half_lives = 0.0
+        self._popularity._weight = 1.0
 
 
 class ForgetsTheUsesOfWhatItEvicts(Learned):
     def recall(self, model_id: str) -> Known:
         known = super().recall(model_id)
-        known.frequency = 0.0
+        known.weight = 0.0
         return known
 
 
@@ -1479,7 +1478,7 @@ class TrustsNobodyOnPopularity(Learned):
 
 class ForgetsItsOwnUses(Learned):
     def told_share(self, known: Known, share: float) -> None:
-        known.frequency = 0.0
+        known.weight = 0.0
         super().told_share(known, share)
 
 

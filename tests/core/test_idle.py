@@ -8,9 +8,7 @@ from modelplex.core.shelf import Entry
 
 def resident(model_id: str, since: float = 0.0, worth_log2: float = 0.0) -> Entry:
     """A model of one byte that loads in a second; GDSF takes its frequency alone for its worth."""
-    return Entry(
-        model_id, 1, Known(size_bytes=1, load_s=1.0, frequency=1.0, counted_at=worth_log2), resident_since=since
-    )
+    return Entry(model_id, 1, Known(size_bytes=1, load_s=1.0, weight=2.0**worth_log2), resident_since=since)
 
 
 def test_an_idle_model_may_be_evicted_until_it_is_used_again() -> None:

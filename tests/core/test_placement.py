@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 
 from modelplex.core import rendezvous, routing
-from modelplex.core.admission import UNLIMITED, Pending
+from modelplex.core.admission import UNLIMITED, Request
 from modelplex.core.estimates import Estimates
 from modelplex.core.placement import CROWDED, MARGIN_S, SCORED_MAX, SHARED_S, SHARED_SCORED_MAX, Fleet
-from modelplex.core.residency import Flight, ReplicaView
+from modelplex.core.residency import ReplicaView
 from modelplex.core.routing import Router, Send
 
 LOAD_S = 1.0
@@ -40,8 +40,9 @@ def fleet(*views: ReplicaView) -> Fleet:
 def run(view: ReplicaView, model_id: str = "", sent: float = 0.0) -> None:
     """A request runs on the replica."""
     view.slots.take()
-    number = len(view.flights)
-    view.flights[number] = Flight(Pending(number, model_id, None), view, sent)
+    number = len(view.running)
+    view.running[number] = request = Request(number, model_id, None)
+    request.view, request.sent = view, sent
 
 
 def chosen(together: Fleet, model_id: str, now: float = 0.0) -> str:

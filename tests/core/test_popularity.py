@@ -1,6 +1,8 @@
+import itertools
+
 import pytest
 
-from modelplex.core.popularity import HALF_LIFE_MODELS_MIN, HALF_LIFE_USES, Demand, Popularity, Uses
+from modelplex.core.popularity import AGE_HALF_LIVES, HALF_LIFE_MODELS_MIN, HALF_LIFE_USES, Demand, Popularity, Uses
 
 HALF_LIFE = HALF_LIFE_USES * HALF_LIFE_MODELS_MIN  # uses, of a few models
 
@@ -82,11 +84,29 @@ def test_a_model_that_was_never_used_compares_with_the_others() -> None:
 def test_a_use_of_very_long_ago_counts_nothing_and_breaks_nothing() -> None:
     popularity, a, b = Popularity(), Uses(), Uses()
     use(popularity, a)
-    popularity._half_lives += 1e6
+    popularity._age, popularity._total = 10_000, 0.0
     use(popularity, b)
-    assert popularity.share(a) == 0.0
+    before = popularity.share(a)
     use(popularity, a)
-    assert a.frequency == 1.0
+    assert before == 0.0
+    assert popularity.share(a) == pytest.approx(0.5, abs=0.01)
+
+
+def test_nothing_changes_when_an_age_begins() -> None:
+    """Weights would else grow for ever."""
+    popularity, a, b, never = Popularity(), Uses(), Uses(), Uses()
+    use(popularity, b, 1000)
+    shares, logs = [], []
+    for _ in range(2 * AGE_HALF_LIVES):
+        use(popularity, a, HALF_LIFE - 50)
+        use(popularity, b, 50)
+        shares.append((popularity.share(a), popularity.share(b), popularity.share(never)))
+        logs.append(b.log_frequency)
+    assert a.age == b.age == 2
+    assert shares[20:] == [pytest.approx(shares[20], rel=1e-6)] * len(shares[20:])
+    assert [later - earlier for earlier, later in itertools.pairwise(logs)][20:] == pytest.approx(
+        [1.0] * (len(logs) - 21)
+    )
 
 
 def test_a_share_is_raised_and_never_lowered() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from modelplex.core import placement, rendezvous
-from modelplex.core.admission import UNLIMITED, Pending, Slots, WaitingRoom
+from modelplex.core import admission, placement, rendezvous
+from modelplex.core.admission import UNLIMITED, Slots, WaitingRoom
 from modelplex.core.dispatch import Dispatch
 from modelplex.core.estimates import Estimates
 from modelplex.core.occupancy import Occupancy, Promises
@@ -329,7 +329,7 @@ class Side:
         request = self.requests[number]
         if request.over:
             return
-        view = self.router._dispatch.flights[number].view
+        view = self.router._dispatch.running[number].view
         request.replica_id = None
         self.inputs += 1
         commands = self.router.refused(number, ongoing, self.now, no_room=no_room, holds=holds)
@@ -468,7 +468,7 @@ class Side:
 
     def check_requests(self) -> None:
         """Every request is over, runs, or waits, and the router agrees."""
-        flights = self.router._dispatch.flights
+        flights = self.router._dispatch.running
         assert set(self.room._waiting) == {r.number for r in self.waiting()}, (
             "the router and the callers differ on who waits"
         )
@@ -481,7 +481,7 @@ class Side:
     def check_lines(self) -> None:
         """Lines are in the order of arrival, and nobody waits for what is free."""
         room, views = self.room, self.fleet.views
-        by_line: dict[str | None, list[Pending]] = {}
+        by_line: dict[str | None, list[admission.Request]] = {}
         for pending in sorted(room._waiting.values(), key=lambda p: p.number):
             by_line.setdefault(pending.line, []).append(pending)
             if pending.line is None:
@@ -501,11 +501,11 @@ class Side:
 
     def check_slots(self) -> None:
         """The router sends no more to a replica than it has slots, and counts right."""
-        for view in {id(f.view): f.view for f in self.router._dispatch.flights.values()}.values():
+        for view in {id(f.view): f.view for f in self.router._dispatch.running.values()}.values():
             assert view.slots.own <= view.slots.limit, f"{view.replica_id} was sent more than it has slots"
         for view in self.fleet.views.values():
             running = [r for r in self.open.values() if r.replica_id == view.replica_id]
-            assert view.slots.own == len(running) == len(view.flights), f"slots of {view.replica_id} counted wrong"
+            assert view.slots.own == len(running) == len(view.running), f"slots of {view.replica_id} counted wrong"
             assert view.queued == self.room.length(view.replica_id), f"the line of {view.replica_id} is counted wrong"
 
     def check_index(self) -> None:
@@ -516,7 +516,7 @@ class Side:
         for view in fleet.views.values():
             booked: dict[str, int] = {}
             lines = (p for p in self.room._waiting.values() if p.line == view.replica_id)
-            for pending in [*lines, *(f.pending for f in view.flights.values())]:
+            for pending in [*lines, *view.running.values()]:
                 booked[pending.model_id] = booked.get(pending.model_id, 0) + 1
             booked.pop("", None)
             bookings = {m: residence.bookings for m, residence in view.models.items() if residence.bookings}
@@ -834,13 +834,13 @@ def cancelled_waiter_kept(patch: pytest.MonkeyPatch) -> None:
     original = Router.cancel
 
     def cancel(self: Router, number: int, now: float) -> list[Command]:
-        return original(self, number, now) if number in self._dispatch.flights else []
+        return original(self, number, now) if number in self._dispatch.running else []
 
     patch.setattr(Router, "cancel", cancel)
 
 
 def line_of_a_lost_replica_left(patch: pytest.MonkeyPatch) -> None:
-    def strand(self: Dispatch, replica_id: str) -> list[Pending]:
+    def strand(self: Dispatch, replica_id: str) -> list[admission.Request]:
         if replica_id in self._fleet.views:
             self._fleet.leave(replica_id)
         return []
@@ -849,7 +849,7 @@ def line_of_a_lost_replica_left(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_requests_placed_in_any_order(patch: pytest.MonkeyPatch) -> None:
-    def place_all(self: Dispatch, homeless: Iterable[Pending], now: float) -> list[Command]:
+    def place_all(self: Dispatch, homeless: Iterable[admission.Request], now: float) -> list[Command]:
         return [command for pending in homeless for command in self.place(pending, now)]
 
     patch.setattr(Dispatch, "place_all", place_all)
@@ -901,7 +901,7 @@ def cold_deadline_without_a_model(patch: pytest.MonkeyPatch) -> None:
     """It would be due again and again."""
     original = Dispatch.place
 
-    def place(self: Dispatch, pending: Pending, now: float) -> list[Command]:
+    def place(self: Dispatch, pending: admission.Request, now: float) -> list[Command]:
         if not pending.model_id:
             pending.cold_deadline = now
         return original(self, pending, now)
@@ -912,7 +912,7 @@ def cold_deadline_without_a_model(patch: pytest.MonkeyPatch) -> None:
 def prefetch_forgotten(patch: pytest.MonkeyPatch) -> None:
     original = Dispatch.too_cold
 
-    def too_cold(self: Dispatch, pending: Pending, now: float) -> list[Command] | None:
+    def too_cold(self: Dispatch, pending: admission.Request, now: float) -> list[Command] | None:
         commands = original(self, pending, now)
         return commands and [command for command in commands if not isinstance(command, Prefetch)]
 

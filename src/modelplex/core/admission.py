@@ -3,7 +3,11 @@
 import heapq
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelplex.core.residency import ReplicaView
 
 UNLIMITED = -1
 
@@ -45,18 +49,23 @@ class Slots:
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
-    """A request on its way through a router. `number` grows with each arrival and names the request."""
+class Request:
+    """A request on its way through a router: it waits, or runs. `number` grows with each arrival and names it."""
 
     number: int
     model_id: str
     deadline: float | None
     cold_deadline: float | None = None
     losses: int = 0  # replicas that died with it
-    waited: bool = False  # for a slot
+    # While it waits
     looks: int = 0  # how often a place to wait was found for it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
     look_at: float = math.inf
+    waited: bool = False
+    # While it runs
+    view: "ReplicaView" = field(init=False)
+    sent: float = 0.0
+    answered: bool = False
 
 
 class WaitingRoom:
@@ -68,8 +77,8 @@ class WaitingRoom:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: dict[int, Pending] = {}
-        self._by_model: dict[str, dict[int, Pending]] = {}
+        self._waiting: dict[int, Request] = {}
+        self._by_model: dict[str, dict[int, Request]] = {}
         self._lines: dict[str | None, list[int]] = {}
         self._lengths: dict[str | None, int] = {}
         self._looks: list[tuple[float, int]] = []
@@ -77,7 +86,7 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def get(self, number: int) -> Pending | None:
+    def get(self, number: int) -> Request | None:
         return self._waiting.get(number)
 
     @property
@@ -89,60 +98,60 @@ class WaitingRoom:
         """Models that someone waits for."""
         return self._by_model.keys()
 
-    def of_model(self, model_id: str) -> Iterator[Pending]:
+    def of_model(self, model_id: str) -> Iterator[Request]:
         """The requests that wait for one model, in no order."""
         return iter(self._by_model.get(model_id, {}).values())
 
     def length(self, line: str | None) -> int:
         return self._lengths.get(line, 0)
 
-    def add(self, pending: Pending, line: str | None, look_at: float | None) -> None:
+    def add(self, request: Request, line: str | None, look_at: float | None) -> None:
         """Let a request wait in a line, and be looked at again at a time, if any, or at a deadline if earlier."""
-        pending.line, pending.waited = line, True
-        looks = (look_at, pending.deadline, pending.cold_deadline)
-        pending.look_at = min((at for at in looks if at is not None), default=math.inf)
-        self._waiting[pending.number] = pending
-        self._by_model.setdefault(pending.model_id, {})[pending.number] = pending
-        heapq.heappush(self._lines.setdefault(line, []), pending.number)
+        request.line, request.waited = line, True
+        looks = (look_at, request.deadline, request.cold_deadline)
+        request.look_at = min((at for at in looks if at is not None), default=math.inf)
+        self._waiting[request.number] = request
+        self._by_model.setdefault(request.model_id, {})[request.number] = request
+        heapq.heappush(self._lines.setdefault(line, []), request.number)
         self._lengths[line] = self._lengths.get(line, 0) + 1
-        if pending.look_at < math.inf:
-            heapq.heappush(self._looks, (pending.look_at, pending.number))
+        if request.look_at < math.inf:
+            heapq.heappush(self._looks, (request.look_at, request.number))
 
-    def remove(self, pending: Pending) -> None:
+    def remove(self, request: Request) -> None:
         """Take a request out of its line; its traces in the heaps are passed over when they come up."""
-        del self._waiting[pending.number]
-        of_model = self._by_model[pending.model_id]
-        del of_model[pending.number]
+        del self._waiting[request.number]
+        of_model = self._by_model[request.model_id]
+        del of_model[request.number]
         if not of_model:
-            del self._by_model[pending.model_id]
-        self._lengths[pending.line] -= 1
-        if not self._lengths[pending.line]:
-            del self._lengths[pending.line]
-            del self._lines[pending.line]
+            del self._by_model[request.model_id]
+        self._lengths[request.line] -= 1
+        if not self._lengths[request.line]:
+            del self._lengths[request.line]
+            del self._lines[request.line]
 
-    def first(self, line: str | None) -> Pending | None:
+    def first(self, line: str | None) -> Request | None:
         """The request that has waited longest in a line."""
         heap = self._lines.get(line, [])
         while heap:
-            pending = self._waiting.get(heap[0])
-            if pending is not None and pending.line == line:
-                return pending
+            request = self._waiting.get(heap[0])
+            if request is not None and request.line == line:
+                return request
             heapq.heappop(heap)
         return None
 
-    def all_in(self, line: str | None) -> list[Pending]:
+    def all_in(self, line: str | None) -> list[Request]:
         """The requests of one line, oldest first."""
         numbers = sorted(set(self._lines.get(line, ())) & self._waiting.keys())
         return [self._waiting[number] for number in numbers if self._waiting[number].line == line]
 
-    def due(self, now: float) -> list[Pending]:
+    def due(self, now: float) -> list[Request]:
         """The requests that are to be looked at again by now, oldest first."""
-        due: dict[int, Pending] = {}
+        due: dict[int, Request] = {}
         while self._looks and self._looks[0][0] <= now:
             _, number = heapq.heappop(self._looks)
-            pending = self._waiting.get(number)
-            if pending is not None and pending.look_at <= now:
-                due[number] = pending
+            request = self._waiting.get(number)
+            if request is not None and request.look_at <= now:
+                due[number] = request
         return [due[number] for number in sorted(due)]
 
     @property

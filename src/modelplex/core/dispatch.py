@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from modelplex.core.admission import Pending, WaitingRoom
+from modelplex.core.admission import Request, WaitingRoom
 from modelplex.core.placement import Fleet
 from modelplex.core.popularity import Demand
-from modelplex.core.residency import Flight, ReplicaView
+from modelplex.core.residency import ReplicaView
 
 # How often the time until the next look at a waiting request doubles, at most.
 LOOKS_MAX = 16
@@ -84,63 +84,63 @@ class Dispatch:
         self._fleet = fleet
         self._no_replica_wait_s = no_replica_wait_s
         self.demand = Demand()
-        self.flights: dict[int, Flight] = {}
+        self.running: dict[int, Request] = {}
 
-    def place(self, pending: Pending, now: float) -> list[Command]:
+    def place(self, request: Request, now: float) -> list[Command]:
         """Send the request, or let it wait where it is expected to be served first."""
-        view = self._fleet.choose(pending.model_id, now)
+        view = self._fleet.choose(request.model_id, now)
         if view is not None and view.slots.free:
-            return [self._send(pending, view, now)]
+            return [self._send(request, view, now)]
         if view is None:
-            self._waiting.add(pending, None, now + self._no_replica_wait_s)
-        elif not pending.model_id:
-            self._waiting.add(pending, None, None)
+            self._waiting.add(request, None, now + self._no_replica_wait_s)
+        elif not request.model_id:
+            self._waiting.add(request, None, None)
         else:
-            self._fleet.book(view, pending.model_id)
+            self._fleet.book(view, request.model_id)
             view.queued += 1
             # Twice as long each time, or long queues would be looked at for ever and do nothing else.
-            patience_s = self._fleet.patience_s(pending.model_id) * 2**pending.looks
-            pending.looks = min(pending.looks + 1, LOOKS_MAX)
-            self._waiting.add(pending, view.replica_id, now + patience_s)
+            patience_s = self._fleet.patience_s(request.model_id) * 2**request.looks
+            request.looks = min(request.looks + 1, LOOKS_MAX)
+            self._waiting.add(request, view.replica_id, now + patience_s)
         return []
 
-    def replace(self, pending: Pending, now: float) -> list[Command]:
-        self.withdraw(pending)
-        return self.place(pending, now)
+    def replace(self, request: Request, now: float) -> list[Command]:
+        self.withdraw(request)
+        return self.place(request, now)
 
-    def place_all(self, homeless: Iterable[Pending], now: float) -> list[Command]:
+    def place_all(self, homeless: Iterable[Request], now: float) -> list[Command]:
         """Place requests that wait nowhere and run nowhere, in the order of their arrival."""
         commands: list[Command] = []
-        for pending in sorted(homeless, key=lambda p: p.number):
-            commands += self.place(pending, now)
+        for request in sorted(homeless, key=lambda r: r.number):
+            commands += self.place(request, now)
         return commands
 
     def follow(self, model_id: str, now: float) -> list[Command]:
         """The model loads somewhere: those who wait where it would have to be loaded as well are looked at again."""
         views = self._fleet.views
-        elsewhere = [p for p in self._waiting.of_model(model_id) if p.line and not views[p.line].models[model_id].told]
+        elsewhere = [r for r in self._waiting.of_model(model_id) if r.line and not views[r.line].models[model_id].told]
         commands: list[Command] = []
-        for pending in sorted(elsewhere, key=lambda p: p.number):
-            commands += self.replace(pending, now)
+        for request in sorted(elsewhere, key=lambda r: r.number):
+            commands += self.replace(request, now)
         return commands
 
-    def too_cold(self, pending: Pending, now: float) -> list[Command] | None:
+    def too_cold(self, request: Request, now: float) -> list[Command] | None:
         """Give up a request that has waited for a cold model for as long as it would; its load goes on. None if not."""
-        if pending.cold_deadline is None or now < pending.cold_deadline:
+        if request.cold_deadline is None or now < request.cold_deadline:
             return None
-        rest_s = self._fleet.cold_s(pending.model_id, now)
+        rest_s = self._fleet.cold_s(request.model_id, now)
         if rest_s is None:
-            pending.cold_deadline = None  # its model is loaded: what it waits for now is its turn
+            request.cold_deadline = None  # its model is loaded: what it waits for now is its turn
             return None
-        line = self._fleet.views.get(pending.line or "")
-        told = line is None or line.models[pending.model_id].told
-        self.withdraw(pending)
-        reject = Reject(pending.number, Why.COLD, rest_s)
-        return [reject] if line is None or told else [Prefetch(line.replica_id, pending.model_id), reject]
+        line = self._fleet.views.get(request.line or "")
+        told = line is None or line.models[request.model_id].told
+        self.withdraw(request)
+        reject = Reject(request.number, Why.COLD, rest_s)
+        return [reject] if line is None or told else [Prefetch(line.replica_id, request.model_id), reject]
 
     # Bookkeeping
 
-    def strand(self, replica_id: str) -> list[Pending]:
+    def strand(self, replica_id: str) -> list[Request]:
         """Choose the replica no more, and take out those who now wait for something else."""
         if replica_id not in self._fleet.views:
             return []
@@ -149,10 +149,10 @@ class Dispatch:
         common = [] if self._fleet.views else self.withdraw_line(None)
         return self.withdraw_line(replica_id) + common
 
-    def withdraw_line(self, line: str | None) -> list[Pending]:
+    def withdraw_line(self, line: str | None) -> list[Request]:
         waiting = self._waiting.all_in(line)
-        for pending in waiting:
-            self.withdraw(pending)
+        for request in waiting:
+            self.withdraw(request)
         return waiting
 
     def serve(self, view: ReplicaView, now: float) -> list[Command]:
@@ -161,45 +161,48 @@ class Dispatch:
         if not self._waiting:
             return commands
         while (
-            view.replica_id in self._fleet.views and view.slots.free and (pending := self._next_for(view)) is not None
+            view.replica_id in self._fleet.views and view.slots.free and (request := self._next_for(view)) is not None
         ):
-            self.withdraw(pending)
-            commands.append(self._send(pending, view, now))
+            self.withdraw(request)
+            commands.append(self._send(request, view, now))
         return commands
 
-    def _next_for(self, view: ReplicaView) -> Pending | None:
+    def _next_for(self, view: ReplicaView) -> Request | None:
         """The oldest request of the replica's line and the common one, else of any line for a model it has loaded."""
-        firsts = [p for p in (self._waiting.first(view.replica_id), self._waiting.first(None)) if p is not None]
+        firsts = [r for r in (self._waiting.first(view.replica_id), self._waiting.first(None)) if r is not None]
         if not firsts:
             shared = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
-            firsts = [p for model_id in shared for p in islice(self._waiting.of_model(model_id), SHARED_MAX)]
-        return min(firsts, key=lambda p: p.number, default=None)
+            firsts = [r for model_id in shared for r in islice(self._waiting.of_model(model_id), SHARED_MAX)]
+        return min(firsts, key=lambda r: r.number, default=None)
 
-    def _send(self, pending: Pending, view: ReplicaView, now: float) -> Send:
+    def _send(self, request: Request, view: ReplicaView, now: float) -> Send:
         view.slots.take()
-        view.sent_last = pending.number
+        view.sent_last = request.number
         self._fleet.sent(view)
-        self._fleet.book(view, pending.model_id)
-        self.flights[pending.number] = view.flights[pending.number] = Flight(pending, view, now)
+        self._fleet.book(view, request.model_id)
+        request.view, request.sent, request.answered = view, now, False
+        self.running[request.number] = view.running[request.number] = request
         return Send(
-            pending.number,
+            request.number,
             view.replica_id,
-            view.fits(pending.model_id),
-            pending.waited,
-            0.0 if view.has_loaded(pending.model_id) else self._share(pending.model_id),
+            view.fits(request.model_id),
+            request.waited,
+            0.0 if view.has_loaded(request.model_id) else self._share(request.model_id),
         )
 
     def _share(self, model_id: str) -> float:
         """The part that the model would have of the requests of the one replica that holds it."""
         return min(1.0, self.demand.share(model_id) * len(self._fleet.views))
 
-    def land(self, flight: Flight) -> None:
-        del self.flights[flight.pending.number], flight.view.flights[flight.pending.number]
-        flight.view.slots.give_back()
-        self._fleet.unbook(flight.view, flight.pending.model_id)
+    def ended(self, request: Request) -> None:
+        """It runs no longer."""
+        view = request.view
+        del self.running[request.number], view.running[request.number]
+        view.slots.give_back()
+        self._fleet.unbook(view, request.model_id)
 
-    def withdraw(self, pending: Pending) -> None:
-        self._waiting.remove(pending)
-        if pending.line is not None and (view := self._fleet.views.get(pending.line)) is not None:
+    def withdraw(self, request: Request) -> None:
+        self._waiting.remove(request)
+        if request.line is not None and (view := self._fleet.views.get(request.line)) is not None:
             view.queued -= 1
-            self._fleet.unbook(view, pending.model_id)
+            self._fleet.unbook(view, request.model_id)

@@ -250,10 +250,10 @@ class Fleet:
             return 0.0
         service_s = self.estimates.service_s
         rests: list[float] = []
-        for flight in islice(reversed(view.flights.values()), SCORED_MAX):
-            rest = rest_s(service_s, now - flight.sent)
+        for request in islice(reversed(view.running.values()), SCORED_MAX):
+            rest = rest_s(service_s, now - request.sent)
             if view.loads:
-                rest = max(rest, self._load_rest_s(view, flight.pending.model_id, now))
+                rest = max(rest, self._load_rest_s(view, request.model_id, now))
             rests.append(rest)
         if view.slots.others:
             # What other routers run there is not seen, only when a slot was last known to have come free, and that

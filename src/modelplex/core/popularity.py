@@ -15,42 +15,60 @@ HALF_LIFE_USES = 5
 HALF_LIFE_MODELS_MIN = 20
 
 
+# Weights are kept below two to this power: when they reach it, an age begins, and they are counted from one again.
+AGE_HALF_LIVES = 256
+
+
 @dataclass(slots=True, eq=False)
 class Uses:
-    """The uses of one model. `counted_at` is when `frequency` was counted, in half-lives since the beginning."""
+    """The uses of one model: their weights together, in the units of an age."""
 
-    frequency: float = 0.0
-    counted_at: float = 0.0
+    weight: float = 0.0
+    age: int = 0
 
     @property
     def log_frequency(self) -> float:
-        """The frequency's logarithm on a scale that does not change with time: any two can be compared at any time."""
-        return self.counted_at + (math.log2(self.frequency) if self.frequency else 0.0)
+        """The weight's logarithm on a scale that does not change with time: any two can be compared at any time."""
+        return self.age * AGE_HALF_LIVES + math.log2(self.weight) if self.weight else 0.0
 
 
 class Popularity:
-    """Counts uses. Its clock is the uses themselves."""
+    """Counts uses. Its clock is the uses themselves: each weighs a little more than the one before."""
 
     def __init__(self) -> None:
-        self._half_lives = 0.0
-        self._total = 0.0
+        self._weight = 1.0  # of the last use
+        self._total = 0.0  # of all uses
+        self._age = 0
+        self._models = -1  # for which the growth was computed
+        self._growth = 1.0
 
     def used(self, uses: Uses, models: int) -> None:
         """The model is used once more; so many models are known."""
-        step = 1.0 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, models))
-        self._half_lives = now = self._half_lives + step
-        uses.frequency = uses.frequency * math.exp2(uses.counted_at - now) + 1.0
-        uses.counted_at = now
-        self._total = self._total * math.exp2(-step) + 1.0
+        if models != self._models:
+            self._models = models
+            self._growth = math.exp2(1.0 / (HALF_LIFE_USES * max(HALF_LIFE_MODELS_MIN, models)))
+        self._weight *= self._growth
+        if self._weight >= 2.0**AGE_HALF_LIVES:
+            self._age += 1
+            self._weight *= 2.0**-AGE_HALF_LIVES
+            self._total *= 2.0**-AGE_HALF_LIVES
+        if uses.age != self._age:
+            uses.weight, uses.age = self._weight_of(uses), self._age
+        uses.weight += self._weight
+        self._total += self._weight
 
     def share(self, uses: Uses) -> float:
         """The part of all uses of late that were of this model."""
-        return uses.frequency * math.exp2(uses.counted_at - self._half_lives) / max(1.0, self._total)
+        return self._weight_of(uses) / self._total if self._total else 0.0
 
     def raise_share(self, uses: Uses, share: float) -> None:
         """Take the model to be used no less than that."""
         if share > self.share(uses):
-            uses.frequency, uses.counted_at = share * self._total, self._half_lives
+            uses.weight, uses.age = share * self._total, self._age
+
+    def _weight_of(self, uses: Uses) -> float:
+        """In the units of this age."""
+        return math.ldexp(uses.weight, (uses.age - self._age) * AGE_HALF_LIVES)
 
 
 class Demand:

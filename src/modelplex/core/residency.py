@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modelplex.core import rendezvous
-from modelplex.core.admission import UNLIMITED, Pending, Slots
+from modelplex.core.admission import UNLIMITED, Request, Slots
 
 
 @dataclass(slots=True)
@@ -22,16 +22,6 @@ class Residence:
     def told(self) -> bool:
         """Whether the replica itself has said that it holds or loads the model."""
         return self.loaded or self.loading
-
-
-@dataclass(slots=True)
-class Flight:
-    """A request that runs on a replica."""
-
-    pending: Pending
-    view: "ReplicaView"
-    sent: float
-    answered: bool = False
 
 
 class ReplicaView:
@@ -60,7 +50,7 @@ class ReplicaView:
         self.point = rendezvous.point(replica_id)
         self.slots = Slots(max_ongoing)
         self.models: dict[str, Residence] = {}
-        self.flights: dict[int, Flight] = {}
+        self.running: dict[int, Request] = {}  # those that this router has sent
         self.loading: dict[str, float] = {}  # models that it loads, and since when
         self.queued = 0  # requests that wait for it
         self.slot_freed = now  # when a request was last known to have ended there

@@ -20,7 +20,7 @@ taken. Lines are served in the order of arrival.
 import itertools
 from collections.abc import Iterable
 
-from modelplex.core.admission import UNLIMITED, Pending, WaitingRoom
+from modelplex.core.admission import UNLIMITED, Request, WaitingRoom
 from modelplex.core.dispatch import Command, Dispatch, Prefetch, Reject, Send, Why
 from modelplex.core.estimates import Estimates
 from modelplex.core.placement import Fleet
@@ -80,19 +80,19 @@ class Router:
 
         It is given up at its `deadline`, and at its `cold_deadline` if its model is loaded nowhere by then.
         """
-        pending = Pending(number, model_id, deadline, cold_deadline if model_id else None)
+        request = Request(number, model_id, deadline, cold_deadline if model_id else None)
         if model_id:
             self._dispatch.demand.named(model_id)
         full = self._waiting.full
-        commands = self._dispatch.place(pending, now)
+        commands = self._dispatch.place(request, now)
         if full and not commands:
-            self._dispatch.withdraw(pending)
+            self._dispatch.withdraw(request)
             return [Reject(number, Why.QUEUE_FULL)]
         return commands
 
     def answered(self, number: int) -> None:
         """The first byte of the answer has come: the request can no longer be sent again."""
-        self._dispatch.flights[number].answered = True
+        self._dispatch.running[number].answered = True
 
     def finish(
         self,
@@ -108,13 +108,13 @@ class Router:
 
         `ongoing`, `harm_s` and whether it `holds` the model are what its replica said with the answer, if it did.
         """
-        flight = self._dispatch.flights[number]
-        view = flight.view
-        if flight.answered:
-            self._fleet.estimates.saw_service(max(0.0, now - flight.sent - load_s))
+        request = self._dispatch.running[number]
+        view = request.view
+        if request.answered:
+            self._fleet.estimates.saw_service(max(0.0, now - request.sent - load_s))
         if holds:
-            view.told_held(flight.pending.model_id, now)
-        self._dispatch.land(flight)
+            view.told_held(request.model_id, now)
+        self._dispatch.ended(request)
         view.slot_freed = now
         if ongoing is not None:
             self._fleet.told_ongoing(view, ongoing, now)
@@ -130,45 +130,46 @@ class Router:
 
         If it `holds` the model, or is about to load it, that is known here from now on.
         """
-        flight = self._dispatch.flights[number]
+        request = self._dispatch.running[number]
+        view = request.view
         if holds:
-            flight.view.told_coming(flight.pending.model_id, now)
+            view.told_coming(request.model_id, now)
         elif no_room:
-            flight.view.told_room(0)
-            flight.view.told_gone(flight.pending.model_id)
-            self._fleet.index(flight.view, flight.pending.model_id)
-        self._dispatch.land(flight)
-        self._fleet.told_ongoing(flight.view, ongoing, now)
-        if not flight.view.slots.free:
-            flight.view.slot_freed = max(flight.view.slot_freed, flight.sent)  # it was taken to have one until then
-            return self._dispatch.place(flight.pending, now)
-        self._fleet.freed(flight.view)
+            view.told_room(0)
+            view.told_gone(request.model_id)
+            self._fleet.index(view, request.model_id)
+        self._dispatch.ended(request)
+        self._fleet.told_ongoing(view, ongoing, now)
+        if not view.slots.free:
+            view.slot_freed = max(view.slot_freed, request.sent)  # it was taken to have one until then
+            return self._dispatch.place(request, now)
+        self._fleet.freed(view)
         # Others have come to wait for the slot meanwhile.
-        waiting = self._dispatch.withdraw_line(flight.view.replica_id) + self._dispatch.withdraw_line(None)
-        return self._dispatch.place_all([flight.pending, *waiting], now) + self._dispatch.serve(flight.view, now)
+        waiting = self._dispatch.withdraw_line(view.replica_id) + self._dispatch.withdraw_line(None)
+        return self._dispatch.place_all([request, *waiting], now) + self._dispatch.serve(view, now)
 
     def cancel(self, number: int, now: float) -> list[Command]:
         """The caller has gone away."""
-        if number in self._dispatch.flights:
+        if number in self._dispatch.running:
             return self.finish(number, now)
-        if (pending := self._waiting.get(number)) is not None:
-            self._dispatch.withdraw(pending)
+        if (request := self._waiting.get(number)) is not None:
+            self._dispatch.withdraw(request)
         return []
 
     def tick(self, now: float) -> list[Command]:
         """Look again at those who have waited long."""
         commands: list[Command] = []
-        for pending in self._waiting.due(now):
-            if pending.deadline is not None and now >= pending.deadline:
-                self._dispatch.withdraw(pending)
-                commands.append(Reject(pending.number, Why.DEADLINE))
-            elif (too_cold := self._dispatch.too_cold(pending, now)) is not None:
+        for request in self._waiting.due(now):
+            if request.deadline is not None and now >= request.deadline:
+                self._dispatch.withdraw(request)
+                commands.append(Reject(request.number, Why.DEADLINE))
+            elif (too_cold := self._dispatch.too_cold(request, now)) is not None:
                 commands += too_cold
             elif not self._fleet.views:
-                self._dispatch.withdraw(pending)
-                commands.append(Reject(pending.number, Why.NO_REPLICA))
+                self._dispatch.withdraw(request)
+                commands.append(Reject(request.number, Why.NO_REPLICA))
             else:
-                commands += self._dispatch.replace(pending, now)
+                commands += self._dispatch.replace(request, now)
         return commands
 
     # Inputs about replicas
@@ -208,13 +209,13 @@ class Router:
         """A replica is gone. What ran there goes elsewhere, unless its answer had begun or it was tried too often."""
         commands: list[Command] = []
         stranded = self._dispatch.strand(replica_id)
-        for flight in [f for f in self._dispatch.flights.values() if f.view.replica_id == replica_id]:
-            self._dispatch.land(flight)
-            flight.pending.losses += 1
-            if flight.answered or flight.pending.losses >= LOSSES_MAX:
-                commands.append(Reject(flight.pending.number, Why.REPLICA_LOST))
+        for request in [r for r in self._dispatch.running.values() if r.view.replica_id == replica_id]:
+            self._dispatch.ended(request)
+            request.losses += 1
+            if request.answered or request.losses >= LOSSES_MAX:
+                commands.append(Reject(request.number, Why.REPLICA_LOST))
             else:
-                stranded.append(flight.pending)
+                stranded.append(request)
         return commands + self._dispatch.place_all(stranded, now)
 
     def model_loading(
@@ -247,9 +248,9 @@ class Router:
         view.told_gone(model_id)
         self._fleet.index(view, model_id)
         commands: list[Command] = []
-        for pending in sorted(self._waiting.of_model(model_id), key=lambda p: p.number):
-            if pending.line == replica_id:
-                commands += self._dispatch.replace(pending, now)
+        for request in sorted(self._waiting.of_model(model_id), key=lambda r: r.number):
+            if request.line == replica_id:
+                commands += self._dispatch.replace(request, now)
         return commands
 
     def told_ongoing(self, replica_id: str, ongoing: int, now: float) -> list[Command]:

@@ -241,6 +241,10 @@ def _workers(make: Callable[[int], Executor] | None) -> Iterator[Executor]:
     except BrokenProcessPool as error:
         raise errors.ModelplexError("A process that simulated has died; perhaps memory was short.") from error
     except BaseException:
+        # Until Python 3.11.8 and 3.12.2, this process would not end while something is left to be sent to a worker that
+        # has (python/cpython#94777).
+        if (calls := getattr(pool, "_call_queue", None)) is not None:
+            calls.cancel_join_thread()
         for process in multiprocessing.active_children():
             process.terminate()
         pool.shutdown(cancel_futures=True)
