@@ -33,21 +33,21 @@ class Why(Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Load:
     """Run the loader of this model, then call `loaded` or `load_failed`."""
 
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unload:
     """Destroy this model, then call `unloaded`."""
 
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Grant:
     """The acquire named `ticket` holds a lease until it is released."""
 
@@ -56,7 +56,7 @@ class Grant:
     start: Start
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reject:
     """The acquire named `ticket` is over. `error` is what `load_failed` was told, or the size of what is too large."""
 

@@ -76,6 +76,11 @@ class ModelCache:
         """Whether the model is here in any phase of its life, or waited for."""
         return model_id in self._shelf.entries
 
+    def holds(self, model_id: str) -> bool:
+        """Whether the model is resident."""
+        entry = self._shelf.entries.get(model_id)
+        return entry is not None and entry.phase is Phase.RESIDENT
+
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is resident; None if it is not."""
         entry = self._shelf.entries.get(model_id)

@@ -182,13 +182,10 @@ class Dispatch:
         self._fleet.book(view, request.model_id)
         request.view, request.sent, request.answered = view, now, False
         self.running[request.number] = view.running[request.number] = request
-        return Send(
-            request.number,
-            view.replica_id,
-            view.fits(request.model_id),
-            request.waited,
-            0.0 if view.has_loaded(request.model_id) else self._share(request.model_id),
-        )
+        if view.has_loaded(request.model_id):
+            return Send(request.number, view.replica_id, fits=True, waited=request.waited)
+        fits, share = view.fits(request.model_id), self._share(request.model_id)
+        return Send(request.number, view.replica_id, fits, request.waited, share)
 
     def _share(self, model_id: str) -> float:
         """The part that the model would have of the requests of the one replica that holds it."""

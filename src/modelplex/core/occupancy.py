@@ -54,15 +54,14 @@ class Occupancy(Generic[R]):
         return True
 
     def end(self, router: R) -> None:
-        """A request of this router, which may have left, no longer needs its slot."""
+        """A request of this router, which is told so unless it has left, no longer needs its slot."""
         self._slots.give_back()
-        if router in self._beliefs:
-            self._beliefs[router] -= 1
+        self.told(router)
 
     def told(self, router: R) -> None:
         """The router has been told how many requests run."""
         if router in self._beliefs:
-            self._beliefs[router] = self.ongoing
+            self._beliefs[router] = self._slots.own
 
     def mistaken(self) -> Iterator[R]:
         """The routers that believe that there is no slot, when there is one. They are taken to be told."""

@@ -59,7 +59,8 @@ class Popularity:
 
     def share(self, uses: Uses) -> float:
         """The part of all uses of late that were of this model."""
-        return self._weight_of(uses) / self._total if self._total else 0.0
+        weight = uses.weight if uses.age == self._age else self._weight_of(uses)
+        return weight / self._total if self._total else 0.0
 
     def raise_share(self, uses: Uses, share: float) -> None:
         """Take the model to be used no less than that."""

@@ -122,7 +122,6 @@ class Replica:
 
     def finished(self, serving: Serving, *, answered: bool) -> None:
         self._occupancy.end(serving.link)
-        self._occupancy.told(serving.link)
         if not answered and serving.link in self._occupancy:
             serving.link.send(messages.Ongoing(self.ongoing))
         self._correct()

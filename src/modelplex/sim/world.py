@@ -337,7 +337,6 @@ class World:
         router, occupancy, now = request.router, replica.occupancy, self._now
         del self._requests[request.number]
         occupancy.end(router)
-        occupancy.told(router)
         router.answered(request.number)
         load_s = max(0.0, request.granted - request.sent)
         self._route(
@@ -348,7 +347,7 @@ class World:
                 load_s,
                 occupancy.ongoing,
                 replica.cache.harm_s,
-                holds=replica.cache.measured(request.model_id) is not None,
+                holds=replica.cache.holds(request.model_id),
             ),
         )
         if self._several:

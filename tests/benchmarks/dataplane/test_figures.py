@@ -39,7 +39,7 @@ def test_nothing_measured_as_zero_is_divided_by() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(12345.6, "12,346"), (100.0, "100"), (12.345, "12.3"), (0.01234, "0.0123"), (0, "0")]
+    ("value", "shown"), [(12345.6, "12,346"), (999.7, "1,000"), (12.345, "12.3"), (0.01234, "0.0123"), (0, "0")]
 )
 def test_numbers_are_as_exact_as_they_are_meant(value: float, shown: str) -> None:
     assert number(value) == shown
