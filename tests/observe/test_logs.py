@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -290,7 +291,9 @@ def test_lines_that_come_too_fast_are_dropped_and_counted(flooded: tuple[Stuck, 
 def test_dropped_lines_are_reported_once(flooded: tuple[Stuck, QueueHandler], log: logging.Logger) -> None:
     stream, handler = flooded
     stream.let_go.set()
-    assert stream.flushed.wait(10)
+    while "dropped" not in stream.getvalue():
+        assert stream.flushed.wait(10)
+        stream.flushed.clear()
     log.info("afterwards")
     handler.close()
     assert stream.getvalue().count("dropped") == 1
@@ -343,3 +346,55 @@ def test_text_that_cannot_be_encoded_does_not_end_the_file(log: logging.Logger, 
         "a file named \\udcff",
         "afterwards: ü 模型",
     ]
+
+
+# Lines that every request makes
+
+
+def test_a_frequent_line_is_a_line_like_others(log: logging.Logger, tmp_path: Path) -> None:
+    frequent = logs.FrequentLine(log)
+    handler = logs.start("c", "p", str(tmp_path), console=False, logger=LOGGER)
+    frequent("100% done")
+    log.info("%d%% done", 100)
+    handler.close()
+    first, second = lines(tmp_path / "p.log")
+    pattern = r"INFO \d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} c p - - - test_logs\.py:\d+ - 100% done"
+    assert re.fullmatch(pattern, first)
+    assert re.fullmatch(pattern, second)
+
+
+def test_a_frequent_line_has_its_time(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    before = time.time()
+    logs.FrequentLine(log)("hello")
+    [record] = caplog.records
+    assert before <= record.created <= time.time()
+    assert record.msecs == pytest.approx(record.created % 1 * 1000)
+    assert (record.name, record.levelname, record.getMessage()) == (LOGGER, "INFO", "hello")
+
+
+def test_a_frequent_line_is_left_out_below_the_level(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    frequent = logs.FrequentLine(log)
+    log.setLevel(logging.WARNING)
+    frequent("hello")
+    assert not caplog.records
+
+
+def test_more_lines_than_are_written_at_a_time(log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BATCH_MAX", 3)
+    stream = Stuck()
+    handler = to(log, stream)
+    for number in range(10):
+        log.info("line %d", number)
+    stream.let_go.set()
+    handler.close()
+    assert stream.getvalue() == "".join(f"line {n}\n" for n in range(10))
+
+
+@pytest.mark.usefixtures("_in_request")
+def test_lines_of_two_seconds_have_their_own_times() -> None:
+    formatter = LineFormatter("c", "p")
+    record = logging.LogRecord("modelplex", logging.INFO, "file.py", 7, "hello", None, None)
+    times = []
+    for record.created, record.msecs in ((1e9, 0.0), (1e9 + 0.25, 250.0), (1e9 + 1, 0.0), (1e9, 999.9)):
+        times.append(formatter.format(record).split(" ")[2])
+    assert [at.partition(":")[2] for at in times] == ["46:40,000", "46:40,250", "46:41,000", "46:40,999"]

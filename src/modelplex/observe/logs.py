@@ -3,11 +3,13 @@
 A line: level, time, deployment, replica, request id, route, application, file:line - message; "-" where there is none.
 """
 
+import contextlib
 import logging
 import queue
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,11 @@ from modelplex import context
 # Records on the queue at a time. When the console or the disk cannot keep up, lines are dropped and counted, since the
 # alternative is to make requests wait for a terminal.
 RECORDS_MAX = 20_000
+
+# So long the thread lets lines gather, and so many it writes at a time: under load it would else be woken for each, and
+# take the interpreter from the event loop each time.
+GATHER_S = 0.01
+BATCH_MAX = 1_000
 
 
 class LineFormatter(logging.Formatter):
@@ -27,18 +34,51 @@ class LineFormatter(logging.Formatter):
     """
 
     def __init__(self, component: str, process_name: str) -> None:
-        names = f"{component} {process_name}".replace("%", "%%")  # users choose them
-        super().__init__(
-            f"%(levelname)s %(asctime)s {names} "
-            "%(request_id)s %(route)s %(app_name)s %(filename)s:%(lineno)d - %(message)s"
-        )
+        super().__init__()
+        self._names = f"{component} {process_name}"
+        self._second = -1
+        self._time = ""
 
     def format(self, record: logging.LogRecord) -> str:
+        # What the base class does, made for one format: this is half of what a line costs.
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._time = second, time.strftime(self.default_time_format, time.localtime(second))
         request: context.RequestContext | None = getattr(record, "request", None)
-        record.request_id = request.request_id if request is not None else "-"
-        record.route = request.route or "-" if request is not None else "-"
-        record.app_name = request.app_name if request is not None else "-"
-        return super().format(record)
+        of = "- - -" if request is None else f"{request.request_id} {request.route or '-'} {request.app_name}"
+        line = (
+            f"{record.levelname} {self._time},{int(record.msecs):03d} {self._names} {of} "
+            f"{record.filename}:{record.lineno} - {record.getMessage()}"
+        )
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        if record.stack_info:
+            line += "\n" + self.formatStack(record.stack_info)
+        return line
+
+
+class FrequentLine:
+    """A log call that every request makes: like `logger.info`, but what never changes is found out once.
+
+    To look for the caller, its thread and its process costs `logging` more than all else of a line.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        caller = sys._getframe(1)
+        place = (caller.f_code.co_filename, caller.f_lineno)
+        record = logging.LogRecord(logger.name, logging.INFO, *place, "", None, None)
+        self._unchanging = record.__dict__
+
+    def __call__(self, message: str) -> None:
+        if self._logger.isEnabledFor(logging.INFO):
+            now = time.time()
+            self._logger.handle(_Record({**self._unchanging, "msg": message, "created": now, "msecs": now % 1 * 1e3}))
+
+
+class _Record(logging.LogRecord):
+    def __init__(self, attributes: dict[str, object]) -> None:
+        self.__dict__ = attributes
 
 
 class QueueHandler(logging.Handler):
@@ -62,6 +102,13 @@ class QueueHandler(logging.Handler):
         logger.addHandler(self)
         logger.propagate = logger.parent is None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        # Without the base class's lock: a queue needs none.
+        passed = bool(self.filter(record))
+        if passed:
+            self.emit(record)
+        return passed
+
     def emit(self, record: logging.LogRecord) -> None:
         if self._queue.qsize() >= RECORDS_MAX:
             self.dropped += 1
@@ -79,16 +126,21 @@ class QueueHandler(logging.Handler):
 
     def _write(self) -> None:
         reported = 0
-        while True:
-            record = self._queue.get()
-            text = "" if record is None else self._text(record)
-            caught_up = record is None or self._queue.empty()
+        ended = False
+        while not ended:
+            records = [self._queue.get()]
+            if records[0] is not None:
+                time.sleep(GATHER_S)
+            with contextlib.suppress(queue.Empty):
+                while len(records) < BATCH_MAX:
+                    records.append(self._queue.get_nowait())
+            ended = None in records
+            text = "".join(self._text(record) for record in records if record is not None)
+            caught_up = self._queue.empty()
             if caught_up and (dropped := self.dropped - reported):
                 reported += dropped
                 text += f"({dropped} lines were dropped here: they came faster than they could be written)\n"
             self._put(text, flush=caught_up)
-            if record is None:
-                return
 
     def _text(self, record: logging.LogRecord) -> str:
         try:

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from modelplex import context, errors
 from modelplex.context import RequestContext
 from modelplex.core.cache import Start
+from modelplex.observe.logs import FrequentLine
 from modelplex.runtime import payload
 from modelplex.runtime.answers import Headers, encode
 from modelplex.runtime.link import Link
@@ -24,6 +25,8 @@ from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Answer, Begin, Fail
 
 log = logging.getLogger(__name__)
+_log_start = FrequentLine(log)
+_log_end = FrequentLine(log)
 
 
 class Host(Protocol):
@@ -85,7 +88,7 @@ class Serving:
         """Never raises but for cancellation: whatever the user's code does becomes an answer."""
         context.set_request(self._context)
         context.set_replica(self._host.scope)
-        log.info("Started executing request %s", self._begin.request_id)
+        _log_start(f"Started executing request {self._begin.request_id}")
         outcome = "ERROR"
         try:
             await (self._call() if self._begin.http is None else self._answer_http(self._begin.http))
@@ -104,7 +107,7 @@ class Serving:
         finally:
             self.end(answered=False, ok=outcome == "OK")
             elapsed_ms = (time.perf_counter() - self._began) * 1e3
-            log.info("%s %s %.1fms", self._begin.method_name.upper(), outcome, elapsed_ms)
+            _log_end(f"{self._begin.method_name.upper()} {outcome} {elapsed_ms:.1f}ms")
 
     def end(self, *, answered: bool = True, ok: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
