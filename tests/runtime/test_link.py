@@ -1,10 +1,13 @@
-"""Links inside of one process: what arrives, in which order, and how they end."""
+"""Links: what arrives, in which order, and how they end."""
 
 import asyncio
+import math
+from collections.abc import Iterable
 
 import pytest
 
-from modelplex.runtime.link import Link, MemoryLink
+from modelplex.runtime import link as link_module
+from modelplex.runtime.link import Link, MemoryLink, SocketLink
 from modelplex.wire.messages import Cancel, Message
 
 
@@ -142,3 +145,104 @@ async def test_a_receiver_may_close_the_link_that_it_hears_from() -> None:
     a.send(Cancel(1))
     await settle()
     assert (hears_a.heard, hears_b.heard) == ([None], [(1, b""), None])
+
+
+# Over a socket
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written to it, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.writes.append(b"".join(list_of_data))
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def over(wire: Wire) -> SocketLink:
+    link = SocketLink(Recorder())
+    link.connection_made(wire)
+    return link
+
+
+def heard(*writes: bytes) -> list[tuple[int, bytes] | None]:
+    """What the other end makes of these bytes."""
+    recorder = Recorder()
+    SocketLink(recorder).data_received(b"".join(writes))
+    return recorder.heard
+
+
+async def test_a_message_after_a_pause_is_written_at_once() -> None:
+    """A replica whose code blocks its event loop must not keep an answer back that another request was given before."""
+    wire = Wire()
+    over(wire).send(Cancel(1), b"body")
+    assert heard(*wire.writes) == [(1, b"body")]
+
+
+async def test_messages_in_close_succession_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+    wire = Wire()
+    link = over(wire)
+    for number in range(3):
+        link.send(Cancel(number), b"%d" % number)
+    assert wire.writes == []
+    await settle()
+    link.send(Cancel(3))
+    await settle()
+    assert len(wire.writes) == 2
+    assert heard(*wire.writes) == [(0, b"0"), (1, b"1"), (2, b"2"), (3, b"")]
+
+
+async def test_a_large_body_takes_along_what_waits_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+    wire, large = Wire(), bytes(link_module.TOGETHER_BYTES_MAX)
+    link = over(wire)
+    link.send(Cancel(1))
+    link.send(Cancel(2), large)
+    assert heard(*wire.writes) == [(1, b""), (2, large)]
+    await settle()
+    assert len(wire.writes) == 1
+
+
+@pytest.mark.parametrize("end", ["flushed", "close"])
+async def test_what_waits_is_written_when_the_link_is_flushed_or_closed(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+    wire = Wire()
+    link = over(wire)
+    link.send(Cancel(1))
+    if end == "flushed":
+        await link.flushed(1.0)
+    else:
+        link.close()
+    assert heard(*wire.writes) == [(1, b"")]
+    await settle()
+    assert len(wire.writes) == 1
+
+
+async def test_what_waits_when_the_socket_is_lost_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+    wire = Wire()
+    link = over(wire)
+    link.send(Cancel(1))
+    link.connection_lost(None)
+    await settle()
+    link.send(Cancel(2))
+    await settle()
+    assert wire.writes == []

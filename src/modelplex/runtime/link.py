@@ -1,12 +1,17 @@
 """One connection between two processes, as messages; and its stand-in inside of one process."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from modelplex.errors import ProtocolError
 from modelplex.wire import framing, messages
 from modelplex.wire.messages import Message
+
+# Messages that are sent within so long of the last write, and have no body of this size, are written together.
+TOGETHER_S = 0.0002
+TOGETHER_BYTES_MAX = 16 * 2**10
 
 
 class Receiver(Protocol):
@@ -35,34 +40,53 @@ Connect = Callable[[str, Receiver], Awaitable[Link]]
 
 
 class SocketLink(asyncio.Protocol):
-    """A link over a stream socket."""
+    """A link over a stream socket.
+
+    Messages in close succession are written together, since a write costs about as much as all else of a message. One
+    that comes after a pause is written at once, with whatever was kept back while the event loop was blocked.
+    """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._reader = framing.FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unwritten: list[bytes | memoryview] = []
+        self._written_at = 0.0
 
     def send(self, message: Message, body: bytes | memoryview = b"") -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
             return
-        head = framing.prefix(messages.encode(message), len(body))
+        unwritten = self._unwritten
+        first = not unwritten
+        unwritten.append(framing.prefix(messages.encode(message), len(body)))
         if body:
-            transport.writelines([head, body])
+            unwritten.append(body)
+        if len(body) >= TOGETHER_BYTES_MAX or time.perf_counter() - self._written_at > TOGETHER_S:
+            self._write()
+        elif first:
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        if self._transport is None or not unwritten:
+            return
+        self._written_at = time.perf_counter()
+        if len(unwritten[-1]) < TOGETHER_BYTES_MAX:
+            self._transport.write(b"".join(unwritten))
         else:
-            transport.write(head)
+            self._transport.writelines(unwritten)  # copies nothing
 
     async def flushed(self, timeout_s: float) -> None:
-        # uvloop writes at the end of the loop's turn, asyncio at once; in either, what a full socket did not take stays
-        # in the buffer.
-        await asyncio.sleep(0)
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        self._write()
+        deadline = self._loop.time() + timeout_s
         while self._transport is not None and self._transport.get_write_buffer_size():
-            if asyncio.get_running_loop().time() > deadline:
+            if self._loop.time() > deadline:
                 return
             await asyncio.sleep(0.001)
 
     def close(self) -> None:
+        self._write()
         if self._transport is not None:
             self._transport.close()
 
@@ -82,6 +106,7 @@ class SocketLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._unwritten.clear()
         self._receiver.lost(self)
 
 

@@ -22,6 +22,25 @@ class Definition:
     kwargs: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a function is to be called."""
+
+    function: Callable[..., Any]
+    is_async: bool
+    is_generator: bool  # of either kind
+    takes_arguments: bool
+
+    @classmethod
+    def of(cls, method: Callable[..., Any], function: Callable[..., Any]) -> "_Kind":
+        is_generator = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
+        try:
+            takes_arguments = bool(inspect.signature(method).parameters)
+        except ValueError:  # a function in C, of which nothing is known
+            takes_arguments = True
+        return cls(function, inspect.iscoroutinefunction(method), is_generator, takes_arguments)
+
+
 class Servable:
     """Calls the user's code: `async def` on the event loop, plain `def` in a thread.
 
@@ -32,6 +51,7 @@ class Servable:
 
     def __init__(self, instance: Any, threads_max: int) -> None:
         self.instance = instance
+        self._kinds: dict[str, _Kind] = {}
         self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="modelplex-call")
 
     @classmethod
@@ -64,17 +84,27 @@ class Servable:
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """What the method returns; a generator of either kind is returned, not run."""
         method = self.method(name)
-        if inspect.iscoroutinefunction(method):
+        kind = self._kind(name, method)
+        if kind.is_async:
             return await method(*args, **kwargs)
-        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+        if kind.is_generator:
             return method(*args, **kwargs)
         result = await in_thread(self._threads, lambda: method(*args, **kwargs))
         return await result if inspect.isawaitable(result) else result
 
     async def call_http(self, request: Any) -> Any:
         """What `__call__` answers to an HTTP request, which it gets if it takes an argument."""
-        takes = inspect.signature(self.method("__call__")).parameters
-        return await self.call("__call__", *([request] if takes else []))
+        if self._kind("__call__", self.method("__call__")).takes_arguments:
+            return await self.call("__call__", request)
+        return await self.call("__call__")
+
+    def _kind(self, name: str, method: Callable[..., Any]) -> "_Kind":
+        """To find it out costs more than to route a request, so it is done once for each function."""
+        function = getattr(method, "__func__", method)
+        kind = self._kinds.get(name)
+        if kind is None or kind.function is not function:
+            kind = self._kinds[name] = _Kind.of(method, function)
+        return kind
 
     async def parts(self, generator: Any) -> AsyncGenerator[Any, None]:
         """What a generator of either kind yields; the steps of a plain one run in threads. It is closed with this."""

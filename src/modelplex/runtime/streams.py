@@ -16,6 +16,26 @@ WINDOW_BYTES = 4 * CHUNK_BYTES
 REPLAY_BYTES_MAX = 2**20
 
 
+class Wakeup:
+    """Wakes the one task that waits for something to change. An asyncio.Event that costs next to nothing until then."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Something has changed."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Return when something changes from now on."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+
 class Outgoing:
     """The sending end of one body.
 
@@ -26,7 +46,7 @@ class Outgoing:
     def __init__(self, send: Callable[[bytes | memoryview, bool], None]) -> None:
         self._send = send
         self._credit = WINDOW_BYTES
-        self._more_credit = asyncio.Event()
+        self._more_credit = Wakeup()
         self._closed = False
 
     def first(self, data: bytes) -> bytes:
@@ -42,7 +62,6 @@ class Outgoing:
             while self._credit <= 0:
                 if self._closed:
                     return
-                self._more_credit.clear()
                 await self._more_credit.wait()
             size = min(len(rest), self._credit, CHUNK_BYTES)
             self._credit -= size
@@ -73,7 +92,7 @@ class Incoming:
     def __init__(self, credit: Callable[[int], None]) -> None:
         self._give_credit = credit
         self._chunks: deque[bytes] = deque()
-        self._arrived = asyncio.Event()
+        self._arrived = Wakeup()
         self._consumed = 0
         self._error: Exception | None = None
         self.complete = False
@@ -101,7 +120,6 @@ class Incoming:
                 return b""
             if self._error is not None:
                 raise self._error
-            self._arrived.clear()
             await self._arrived.wait()
         data = self._chunks.popleft()
         self._consumed += len(data)
@@ -132,7 +150,7 @@ class Upload:
         self._next = 0  # the chunk to be sent next
         self._more = self._live = more
         self._sent_bytes = 0
-        self._changed = asyncio.Event()
+        self._changed = Wakeup()
         self._pump: asyncio.Task[None] | None = None
         self.replayable = True
 
@@ -153,7 +171,6 @@ class Upload:
         self._chunks.append(data)
         self._changed.set()
         while sum(map(len, self._chunks[self._next :])) > WINDOW_BYTES:
-            self._changed.clear()
             await self._changed.wait()
 
     async def _send_rest(self, outgoing: Outgoing, chunk: bytes | memoryview) -> None:
@@ -167,7 +184,6 @@ class Upload:
                 self._next = 0
                 self.replayable = False
             while not last and self._next == len(self._chunks):
-                self._changed.clear()
                 await self._changed.wait()
             if not last:
                 chunk = self._chunks[self._next]
