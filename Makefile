@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 demo: .venv/.demo  ## serve a few hundred small models, call them, and go on serving until Ctrl-C (ONCE=1: end then)
 	$(BIN)/modelplex demo $(if $(ONCE),--once)
@@ -19,8 +19,11 @@ format: .venv/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv/.bench  ## the data plane beside other servers, in half an hour; ARGS="--only ... --measure ..." chooses
+	$(BIN)/python -m benchmarks.dataplane $(ARGS)
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .bench
 
 .venv/.pip:
 	$(PYTHON) -m venv .venv
@@ -33,6 +36,10 @@ clean:
 
 .venv/.test: .venv/.demo pyproject.toml
 	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+.venv/.bench: .venv/.pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[plan]"
 	@touch $@
 
 .venv/.lint: .venv/.pip pyproject.toml

@@ -44,11 +44,14 @@ def application(eviction: str) -> serve.Application:
     return app
 
 
-def loads(port: int, models: Sequence[int], clients: int) -> int:
-    """Send the requests in their order, `clients` at a time; answer how many had a model loaded."""
+def replay(port: int, models: Sequence[int], clients: int) -> list[str | None]:
+    """Send the requests in their order, `clients` at a time; answer their headers `x-modelplex-model`.
+
+    Raises RuntimeError if one is not answered by its model.
+    """
     todo = iter(models)
     lock = threading.Lock()
-    cold: list[bool] = []
+    headers: list[str | None] = []
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -62,16 +65,16 @@ def loads(port: int, models: Sequence[int], clients: int) -> int:
             body = response.read()
             if response.status != 200 or body.decode() != f"m{model}":
                 raise RuntimeError(f"{response.status} {body!r}")
-            cold.append(response.getheader("x-modelplex-model") == "cold")
+            headers.append(response.getheader("x-modelplex-model"))
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if len(cold) != len(models):
-        raise RuntimeError(f"{len(models) - len(cold)} requests were not answered")
-    return sum(cold)
+    if len(headers) != len(models):
+        raise RuntimeError(f"{len(models) - len(headers)} requests were not answered")
+    return headers
 
 
 def lru_loads(trace: Trace) -> int:
@@ -96,7 +99,7 @@ def measure(models: int, zipf_s: float, options: argparse.Namespace, eviction: s
         driver.start("local", HTTPOptions(port=0, num_proxies=proxies), console=False)
         serve.run(application(eviction), name=f"{eviction}-{seed}")
         port = int(serve.status().address.rsplit(":", 1)[1])
-        counted.append(loads(port, trace.models.tolist(), options.clients))
+        counted.append(replay(port, trace.models.tolist(), options.clients).count("cold"))
         serve.shutdown()
         pooled.append(lru_loads(trace))
         best.append(belady(trace, REPLICAS * MODELS_EACH).loads)

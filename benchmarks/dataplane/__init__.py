@@ -1,0 +1,1 @@
+"""The data plane of Modelplex, measured beside that of other servers."""
