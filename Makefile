@@ -39,7 +39,7 @@ clean:
 	@touch $@
 
 .venv/.bench: .venv/.pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[plan]"
+	$(BIN)/python -m pip install --quiet --editable ".[plan]" --group bench
 	@touch $@
 
 .venv/.lint: .venv/.pip pyproject.toml

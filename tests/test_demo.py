@@ -4,12 +4,10 @@ import asyncio
 import collections
 from pathlib import Path
 
-import httpx
 import numpy as np
+from proxy_client import client_of
 
 from modelplex import demo
-from modelplex.config import HTTPOptions
-from modelplex.runtime.proxy import Proxy
 from modelplex.testing import InlineCluster
 
 
@@ -26,8 +24,7 @@ def test_the_answer_is_the_model_times_the_features(tmp_path: Path) -> None:
     async def main() -> None:
         async with InlineCluster() as cluster:
             await cluster.run(demo.Forecast.bind(str(tmp_path)))  # type: ignore[attr-defined]
-            transport = httpx.ASGITransport(Proxy(cluster.directory, HTTPOptions()))
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            async with client_of(cluster.directory) as client:
                 headers = {"serve_multiplexed_model_id": "shop-007"}
                 answer = await client.post("/", json=[1, 2, 3, 4], headers=headers)
                 expected = np.load(tmp_path / "shop-007.npy") @ np.array([1, 2, 3, 4])

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from modelplex.runtime import link as link_module
-from modelplex.runtime.link import Link, MemoryLink, SocketLink
+from modelplex.runtime.link import TOGETHER_BYTES_MAX, Link, MemoryLink, SocketLink
 from modelplex.wire.messages import Cancel, Message
 
 
@@ -174,8 +173,8 @@ class Wire(asyncio.Transport):
         return 0
 
 
-def over(wire: Wire) -> SocketLink:
-    link = SocketLink(Recorder())
+def over(wire: Wire, together_s: float = math.inf) -> SocketLink:
+    link = SocketLink(Recorder(), together_s)
     link.connection_made(wire)
     return link
 
@@ -190,12 +189,11 @@ def heard(*writes: bytes) -> list[tuple[int, bytes] | None]:
 async def test_a_message_after_a_pause_is_written_at_once() -> None:
     """A replica whose code blocks its event loop must not keep an answer back that another request was given before."""
     wire = Wire()
-    over(wire).send(Cancel(1), b"body")
+    over(wire, together_s=0.0).send(Cancel(1), b"body")
     assert heard(*wire.writes) == [(1, b"body")]
 
 
-async def test_messages_in_close_succession_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+async def test_messages_in_close_succession_are_written_together() -> None:
     wire = Wire()
     link = over(wire)
     for number in range(3):
@@ -208,9 +206,8 @@ async def test_messages_in_close_succession_are_written_together(monkeypatch: py
     assert heard(*wire.writes) == [(0, b"0"), (1, b"1"), (2, b"2"), (3, b"")]
 
 
-async def test_a_large_body_takes_along_what_waits_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
-    wire, large = Wire(), bytes(link_module.TOGETHER_BYTES_MAX)
+async def test_a_large_body_takes_along_what_waits_before_it() -> None:
+    wire, large = Wire(), bytes(TOGETHER_BYTES_MAX)
     link = over(wire)
     link.send(Cancel(1))
     link.send(Cancel(2), large)
@@ -220,10 +217,7 @@ async def test_a_large_body_takes_along_what_waits_before_it(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("end", ["flushed", "close"])
-async def test_what_waits_is_written_when_the_link_is_flushed_or_closed(
-    monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
-    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+async def test_what_waits_is_written_when_the_link_is_flushed_or_closed(end: str) -> None:
     wire = Wire()
     link = over(wire)
     link.send(Cancel(1))
@@ -236,8 +230,7 @@ async def test_what_waits_is_written_when_the_link_is_flushed_or_closed(
     assert len(wire.writes) == 1
 
 
-async def test_what_waits_when_the_socket_is_lost_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "TOGETHER_S", math.inf)
+async def test_what_waits_when_the_socket_is_lost_is_not_written() -> None:
     wire = Wire()
     link = over(wire)
     link.send(Cancel(1))

@@ -37,7 +37,10 @@ def test_a_replica_that_leaks_too_much_is_replaced_and_no_request_is_lost() -> N
             over.set()
             thread.join()
         assert collections.Counter(reply.status for reply in replies) == {200: len(replies)}
-        assert "more than max_leaked_bytes=8388608; starting another in its place." in served.log
+        wait_until(
+            lambda: "more than max_leaked_bytes=8388608; starting another in its place." in served.log,
+            "the log says why the replica was replaced",
+        )
         wait_until(lambda: len(served.children()) == 3, "the old ones have ended")
         assert served.stop() == 0
         # Each model has ended, and once, also those of the replicas that were replaced.

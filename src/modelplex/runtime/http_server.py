@@ -1,50 +1,74 @@
-"""The HTTP server round the proxy: uvicorn, on the event loop and the listening socket that it is given."""
+"""The HTTP server: a listening socket's connections, from the first to the last."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable, Generator
-from typing import Any
-
-import uvicorn
 
 from modelplex.config import HTTPOptions
-from modelplex.runtime.proxy import Proxy
+from modelplex.runtime.http_connection import Application, HTTPConnection
+
+# Clients that the system lets wait to be accepted; it may allow fewer (net.core.somaxconn).
+BACKLOG = 2048
+
+# What connections may take to go that were broken off.
+ABORT_TIMEOUT_S = 1.0
 
 
-class HTTPServer(uvicorn.Server):
-    """Leaves signals alone, and says when it accepts connections."""
+class HTTPServer:
+    """Serves an application on the current event loop.
 
-    def __init__(self, proxy: Proxy, options: HTTPOptions, on_started: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                proxy,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=options.keep_alive_timeout_s,
-            )
-        )
-        self._on_started = on_started
+    Args:
+        application: called once for each request.
+        options: `keep_alive_timeout_s` is used here; the address is the listener's.
+    """
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
+    def __init__(self, application: Application, options: HTTPOptions) -> None:
+        self._application = application
+        self._options = options
+        self._connections: set[HTTPConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._stopping = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_started()
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections from here on. The socket is closed by `stop`."""
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener, backlog=BACKLOG)
 
+    def _connection(self) -> HTTPConnection:
+        return HTTPConnection(self._application, self, self._options.keep_alive_timeout_s)
 
-async def serve(server: HTTPServer, listener: socket.socket, stop: "asyncio.Future[float]") -> None:
-    """Serve until told to stop, and then give what runs the time that `stop` says."""
-    serving = asyncio.create_task(server.serve([listener]))
-    first: list[asyncio.Future[Any]] = [serving, stop]
-    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    if stop.done():
-        server.config.timeout_graceful_shutdown = max(1, round(stop.result()))
-        server.should_exit = True
-    await serving
+    async def stop(self, timeout_s: float) -> None:
+        """Accept no more, close idle connections, and wait so long for running answers before breaking them off.
+
+        An answer whose head is not sent yet tells its client that the connection closes.
+        """
+        self._stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.stop()
+        if not await self._all_closed(timeout_s):
+            for connection in list(self._connections):
+                connection.abort()
+            await self._all_closed(ABORT_TIMEOUT_S)
+
+    async def _all_closed(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # http_connection.Owner
+
+    def opened(self, connection: HTTPConnection) -> None:
+        self._connections.add(connection)
+        self._empty.clear()
+        if self._stopping:
+            connection.stop()
+
+    def closed(self, connection: HTTPConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()

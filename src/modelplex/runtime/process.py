@@ -7,6 +7,7 @@ the process ends too, so that nothing is ever left behind.
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelplex import context
@@ -160,11 +162,11 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
 
 
 async def _run_proxy(spec: ProxySpec, control: Control) -> None:
-    from modelplex.runtime.http_server import HTTPServer, serve
+    from modelplex.runtime.http_server import HTTPServer
     from modelplex.runtime.proxy import Proxy
 
     handler = logs.start("proxy", f"proxy#{spec.tag}")
-    directory = Directory(connect_unix)
+    directory = Directory(partial(connect_unix, together_s=math.inf))  # no user code runs here
     listener = socket.socket(fileno=spec.listener_fd)
     routed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -179,8 +181,10 @@ async def _run_proxy(spec: ProxySpec, control: Control) -> None:
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     try:
         if not control.stop.done():
-            server = HTTPServer(Proxy(directory, spec.options), spec.options, lambda: control.send(messages.Ready("")))
-            await serve(server, listener, control.stop)
+            server = HTTPServer(Proxy(directory, spec.options), spec.options)
+            await server.start(listener)
+            control.send(messages.Ready(""))
+            await server.stop(await control.stop)
         await directory.close()
     finally:
         handler.close()

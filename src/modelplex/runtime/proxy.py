@@ -1,11 +1,12 @@
-"""HTTP in, requests of deployments out: the ASGI application that every client meets."""
+"""HTTP in, requests of deployments out: what every client meets."""
 
 import asyncio
+import itertools
 import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Coroutine
 from typing import Any
 
 from modelplex import errors
@@ -13,22 +14,26 @@ from modelplex.config import HTTPOptions, check_model_id
 from modelplex.handle import new_request_id
 from modelplex.runtime.answers import Headers
 from modelplex.runtime.directory import Directory
+from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.router import DeploymentRouter, Exchange
-from modelplex.runtime.streams import Upload
+from modelplex.runtime.streams import Incoming, Upload
 from modelplex.wire.messages import Answer, AppInfo, Begin, HTTPHead
 
 log = logging.getLogger(__name__)
 
-MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 REQUEST_ID_HEADER = b"x-request-id"
 MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
+LENGTH_HEADER = b"content-length"
+MODEL_ID_HEADER = b"serve_multiplexed_model_id"
+
+# The headers that are read here, by the names that they may have: the model's with hyphens for underscores, too.
+_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, LENGTH_HEADER)}
+_NAMES |= {
+    b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
+}
 
 # A client's own request id is kept if it can stand in a header and a log line as it is.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Proxy:
@@ -43,20 +48,17 @@ class Proxy:
         self._directory = directory
         self._options = options
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"{scope['type']} is not served here")
-        given = _header(scope, REQUEST_ID_HEADER)
-        request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
-        request = _Request(scope, receive, send, request_id, self._options)
+    def __call__(self, http: HTTPExchange) -> None:
+        """Answer a request, now or later."""
+        request = _Request(http, self._options)
         try:
-            if scope["path"].startswith("/-/"):
-                await request.respond(*self._own_page(scope["path"]))
+            if http.path.startswith("/-/"):
+                request.respond(*self._own_page(http.path))
             else:
-                app = self._match(scope["path"])
-                await request.run(app, self._directory.router(app.name, app.ingress))
+                app = self._match(http.path)
+                request.begin(app, self._directory.router(app.name, app.ingress))
         except errors.ModelplexError as error:
-            await request.respond_error(error)
+            request.fail(error)
 
     def _own_page(self, path: str) -> tuple[int, Headers, bytes]:
         if path == "/-/healthz":
@@ -82,29 +84,51 @@ class Proxy:
 
 
 class _Request:
-    """One HTTP request and its answer."""
+    """One HTTP request and its answer.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, options: HTTPOptions) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._request_id = request_id
+    An ordinary one needs no task: its answer calls back when it comes. A body in several parts has a task of its own.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_ended",
+        "_exchange",
+        "_http",
+        "_loop",
+        "_options",
+        "_request_id",
+        "_router",
+        "_started",
+        "_tasks",
+        "_timer",
+        "_told",
+    )
+
+    def __init__(self, http: HTTPExchange, options: HTTPOptions) -> None:
+        self._http = http
         self._options = options
-        self._replica_id = ""
+        self._loop = asyncio.get_running_loop()
+        self._told: dict[bytes, bytes] = {}  # the headers that are read here; of several of one name, the first
+        for name, value in http.headers:
+            if (known := _NAMES.get(name)) is not None:
+                self._told.setdefault(known, value)
+        given = self._told.get(REQUEST_ID_HEADER)
+        self._request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
+        self._router: DeploymentRouter | None = None
+        self._exchange: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._started = False
+        self._ended = False
         self._body_bytes = 0
 
-    async def run(self, app: AppInfo, router: DeploymentRouter) -> None:
-        """Pass the request on and its answer back. Raises what can still be told the client."""
-        model_id = _model_id(self._scope)
-        length = _header(self._scope, b"content-length")
+    def begin(self, app: AppInfo, router: DeploymentRouter) -> None:
+        """Pass the request on, and its answer back when it comes. Raises what can be told at once."""
+        model_id = self._told.get(MODEL_ID_HEADER)
+        length = self._told.get(LENGTH_HEADER)
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
-        first = await self._receive()
-        if first["type"] == "http.disconnect":
-            return
-        body, more = first.get("body", b""), first.get("more_body", False)
-        self._count(body)
+        self._count(self._http.body)
         begin = Begin(
             stream=0,
             request_id=self._request_id,
@@ -113,43 +137,53 @@ class _Request:
             method_name="__call__",
             model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
             more=False,
-            http=_http_head(self._scope, app),
-            max_cold_wait_s=_max_cold_wait_s(self._scope),
+            http=_http_head(self._http, app),
+            max_cold_wait_s=_max_cold_wait_s(self._told.get(MAX_COLD_WAIT_HEADER)),
         )
+        self._http.on_lost = self._end
+        if router.has_met:
+            self._send(begin, router)
+        else:
+            self._start(self._send_when_met(begin, router))
+
+    async def _send_when_met(self, begin: Begin, router: DeploymentRouter) -> None:
         await router.met()
-        exchange = router.begin(begin, Upload(body, more=more), self._options.request_timeout_s)
-        follower = asyncio.create_task(self._follow_client(exchange, router, more))
+        self._send(begin, router)
+
+    def _send(self, begin: Begin, router: DeploymentRouter) -> None:
+        http, limit_s = self._http, self._options.request_timeout_s
+        self._router = router
+        self._exchange = router.begin(begin, Upload(http.body, more=http.more), limit_s)
+        if limit_s is not None:
+            self._timer = self._loop.call_later(limit_s, self._time_out, limit_s)
+        if http.more:
+            self._start(self._upload(self._exchange))
+        self._exchange.answer.add_done_callback(self._answered)
+
+    async def _upload(self, exchange: Exchange) -> None:
+        """Pass on the rest of the request's body."""
+        more = True
+        while more:
+            data, more = await self._http.read()
+            self._count(data)
+            await exchange.upload.write(data, more=more)
+
+    def _answered(self, answer: "asyncio.Future[Answer]") -> None:
+        if self._ended:
+            return
         try:
-            async with asyncio.timeout(self._options.request_timeout_s):
-                answer = await exchange.answer
-                await self._pass_on(exchange, answer)
-        except TimeoutError as error:
-            limit_s = self._options.request_timeout_s
-            raise errors.RequestTimeoutError(f"The request was not answered within {limit_s} s.") from error
-        finally:
-            self._replica_id = exchange.replica_id
-            follower.cancel()
-            router.cancel(exchange)
+            self._answer(answer.result())
+        except errors.ModelplexError as error:
+            self.fail(error)
+        except ValueError as error:  # a header of the user's that would split the answer
+            log.error("Request %s has an answer that cannot be sent: %s", self._request_id, error)
+            self.fail(errors.UserCodeError(str(error)))
 
-    async def _follow_client(self, exchange: Exchange, router: DeploymentRouter, more: bool) -> None:
-        """Pass on the rest of the request's body; cancel the request if the client leaves."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                router.cancel(exchange)
-                return
-            if more:
-                more = message.get("more_body", False)
-                try:
-                    self._count(message.get("body", b""))
-                except errors.BodyTooLargeError as error:
-                    exchange.fail(error)
-                    return
-                await exchange.upload.write(message.get("body", b""), more=more)
-
-    async def _pass_on(self, exchange: Exchange, answer: Answer) -> None:
-        load_ms, run_ms = answer.load_s * 1e3, answer.run_s * 1e3
-        queue_ms = exchange.queued_s * 1e3
+    def _answer(self, answer: Answer) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        assert exchange.body is not None
+        queue_ms, load_ms, run_ms = exchange.queued_s * 1e3, answer.load_s * 1e3, answer.run_s * 1e3
         headers: Headers = [
             *answer.headers,
             (REQUEST_ID_HEADER, self._request_id.encode()),
@@ -158,39 +192,74 @@ class _Request:
         ]
         if answer.start:
             headers.append((b"x-modelplex-model", answer.start.encode()))
+        first = exchange.body.read_nowait()
+        more = not exchange.body.exhausted
+        self._http.respond(answer.status, headers, first, more=more)
         self._started = True
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = exchange.body
-        assert body is not None
-        while True:
+        if more:
+            self._start(self._pass_on(exchange.body))
+        else:
+            self._end()
+
+    async def _pass_on(self, body: Incoming) -> None:
+        """The rest of the answer, as fast as the client takes it."""
+        while not body.exhausted:
+            await self._http.drain()
             data = await body.read()
-            more = not body.exhausted
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
-            if not more:
-                return
+            self._http.write(data, more=not body.exhausted)
+        self._end()
 
-    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        headers = [*headers, (b"content-length", b"%d" % len(body)), (REQUEST_ID_HEADER, self._request_id.encode())]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """An answer of the proxy's own."""
+        self._http.respond(status, [*headers, (REQUEST_ID_HEADER, self._request_id.encode())], body)
 
-    async def respond_error(self, error: errors.ModelplexError) -> None:
+    def fail(self, error: errors.ModelplexError) -> None:
         """Tell the client what went wrong, or break off an answer that has begun."""
-        if isinstance(error, errors.RequestCancelledError):
+        self._end()
+        if self._started or isinstance(error, errors.RequestCancelledError):
+            self._http.abort()  # which is all that can still be said
             return
-        if self._started:
-            # The server closes the connection when the application raises, which is all that can still be said.
-            raise error
         # What user code raised is in the replica's log, and is no business of whoever may send requests.
         text = "Internal Server Error" if type(error) is errors.UserCodeError else str(error)
         headers: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-        if self._replica_id:
-            headers.append((b"x-modelplex-replica", self._replica_id.encode()))
+        if self._exchange is not None and self._exchange.replica_id:
+            headers.append((b"x-modelplex-replica", self._exchange.replica_id.encode()))
         if isinstance(error, errors.BodyTooLargeError):
             headers.append((b"connection", b"close"))
-        await self.respond(error.status, headers, text.encode())
+        self.respond(error.status, headers, text.encode())
+
+    def _time_out(self, limit_s: float) -> None:
+        self.fail(errors.RequestTimeoutError(f"The request was not answered within {limit_s} s."))
+
+    def _end(self) -> None:
+        """The answer has been given, or nobody waits for it any more."""
+        if self._ended:
+            return
+        self._ended = True
+        self._http.on_lost = None  # or the two would hold each other until the garbage collector comes
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            current = asyncio.current_task()
+            for task in self._tasks:
+                if task is not current:
+                    task.cancel()
+        if self._router is not None and self._exchange is not None:
+            self._router.cancel(self._exchange)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(self._loop.create_task(self._run(work)))
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except errors.ModelplexError as error:
+            if not self._ended:
+                self.fail(error)
+        except ConnectionResetError:
+            pass  # the client has left: `_end` is told so
 
     def _count(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -201,20 +270,8 @@ class _Request:
         return errors.BodyTooLargeError(f"The request's body may have at most {self._options.max_body_bytes} bytes.")
 
 
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    found: bytes | None = next((v for k, v in scope["headers"] if k == name), None)
-    return found
-
-
-def _model_id(scope: Scope) -> bytes | None:
-    """The value of the model's header, whose name may be spelled in any case and with hyphens for underscores."""
-    found: bytes | None = next((v for k, v in scope["headers"] if k.replace(b"-", b"_") == MODEL_ID_HEADER), None)
-    return found
-
-
-def _max_cold_wait_s(scope: Scope) -> float | None:
+def _max_cold_wait_s(value: bytes | None) -> float | None:
     """How long the client will wait for a model that is not loaded; None for any time."""
-    value = _header(scope, MAX_COLD_WAIT_HEADER)
     if value is None:
         return None
     try:
@@ -227,17 +284,17 @@ def _max_cold_wait_s(scope: Scope) -> float | None:
     return seconds
 
 
-def _http_head(scope: Scope, app: AppInfo) -> HTTPHead:
+def _http_head(http: HTTPExchange, app: AppInfo) -> HTTPHead:
     prefix = app.route_prefix or "/"
     return HTTPHead(
-        method=scope["method"],
-        path=scope["path"],
-        raw_path=scope.get("raw_path") or scope["path"].encode(),
-        query_string=scope["query_string"],
+        method=http.method,
+        path=http.path,
+        raw_path=http.raw_path,
+        query_string=http.query_string,
         root_path="" if prefix == "/" else prefix,
-        scheme=scope["scheme"],
-        http_version=scope["http_version"],
-        headers=scope["headers"],
-        client=scope.get("client"),
-        server=scope.get("server"),
+        scheme=http.scheme,
+        http_version=http.http_version,
+        headers=http.headers,
+        client=http.client,
+        server=http.server,
     )

@@ -46,6 +46,10 @@ class ReplicaLinks:
         self._met = asyncio.Event()
         self._meeting: asyncio.TimerHandle | None = None
 
+    @property
+    def has_met(self) -> bool:
+        return self._met.is_set()
+
     async def met(self) -> None:
         """Return when each replica known from the start is linked, could not be at first, or is too slow."""
         await self._met.wait()

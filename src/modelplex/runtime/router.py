@@ -73,6 +73,11 @@ class DeploymentRouter:
         self._closed = False
         self._emptied = asyncio.Event()  # set when the last request has ended
 
+    @property
+    def has_met(self) -> bool:
+        """Whether `met` would return at once."""
+        return self._links.has_met
+
     async def met(self) -> None:
         """Return when the first replicas have been heard of, so that a request is not decided on with part of them."""
         await self._links.met()
@@ -80,9 +85,9 @@ class DeploymentRouter:
     # Requests
 
     def begin(self, begin: Begin, upload: Upload, timeout_s: float | None = None) -> Exchange:
-        """Have a request sent to the replica that suits it, now or when one is free."""
-        number = self._core.number()
-        begin = msgspec.structs.replace(begin, stream=number, arrived_at=time.time())
+        """Have a request sent to the replica that suits it, now or when one is free. `begin` is the router's then."""
+        begin.stream = number = self._core.number()
+        begin.arrived_at = time.time()
         exchange = Exchange(begin, upload, self._loop)
         if self._closed:
             exchange.fail(self._gone())
@@ -259,11 +264,10 @@ class DeploymentRouter:
         outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
         exchange.outgoing = outgoing
         part, more = exchange.upload.begin(outgoing)
-        begin = exchange.begin
+        # A copy, since it may be sent again.
+        begin = msgspec.structs.replace(exchange.begin, more=more, fits=send.fits, waited=send.waited, share=send.share)
         if exchange.cold_deadline is not None:
-            left_s = max(0.0, exchange.cold_deadline - self._loop.time())
-            begin = msgspec.structs.replace(begin, max_cold_wait_s=left_s)
-        begin = msgspec.structs.replace(begin, more=more, fits=send.fits, waited=send.waited, share=send.share)
+            begin.max_cold_wait_s = max(0.0, exchange.cold_deadline - self._loop.time())
         link.send(begin, part)
 
     def _gone(self) -> errors.ModelplexError:

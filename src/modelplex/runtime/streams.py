@@ -121,6 +121,12 @@ class Incoming:
             if self._error is not None:
                 raise self._error
             await self._arrived.wait()
+        return self.read_nowait()
+
+    def read_nowait(self) -> bytes:
+        """The next bytes, or none if none are there."""
+        if not self._chunks:
+            return b""
         data = self._chunks.popleft()
         self._consumed += len(data)
         if self._consumed >= WINDOW_BYTES // 2 and not self.complete:

@@ -1,0 +1,278 @@
+"""The server's end of an HTTP/1.1 connection (RFC 9110 and 9112).
+
+A request costs no task, no future and no timer: its application is a plain call, and answers by plain calls.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Literal, Protocol, cast
+
+from modelplex.runtime.answers import Headers
+from modelplex.runtime.http_exchange import HTTPExchange as HTTPExchange
+from modelplex.runtime.http_exchange import Output
+from modelplex.runtime.http_parser import Refusal, RequestParser
+
+log = logging.getLogger(__name__)
+
+UNREAD_BYTES_MAX = 256 * 2**10  # of bodies, before a connection is read no further
+DROPPED_BYTES_MAX = 2**20  # of a body that comes after its answer
+PIPELINED_MAX = 16  # requests that wait, before a connection is read no further; what one read brought is kept
+
+_TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
+
+Address = tuple[str, int] | None
+
+
+class Application(Protocol):
+    """What answers requests."""
+
+    def __call__(self, exchange: HTTPExchange, /) -> None:
+        """A request's head has come, with what of its body came along. Must not raise for what a client did."""
+
+
+class Owner(Protocol):
+    """Whoever is told which connections there are."""
+
+    def opened(self, connection: "HTTPConnection") -> None: ...
+
+    def closed(self, connection: "HTTPConnection") -> None: ...
+
+
+class HTTPConnection(asyncio.Protocol):
+    """The server's end of a connection.
+
+    Requests are given to the application in their order, the next one when the one before has been answered.
+
+    Args:
+        application: what answers them.
+        owner: told when the connection has opened and closed.
+        keep_alive_timeout_s: for the client to send the next request, and for a request's head to be complete.
+    """
+
+    def __init__(self, application: Application, owner: Owner, keep_alive_timeout_s: float) -> None:
+        self._application = application
+        self._owner = owner
+        self._timeout_s = keep_alive_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._parser = RequestParser(self)
+        self._deaf = False  # no further request is taken
+        self._refusal: Refusal | None = None  # of what came last, when all before it is answered
+        self._queue: deque[HTTPExchange] = deque()
+        self._receiving: HTTPExchange | None = None  # not all of its body has come
+        self._running: HTTPExchange | None = None
+        self._serving = False
+        self._unread_bytes = 0
+        self._dropped_bytes = 0
+        self._paused = False
+        self._waiting_since = 0.0  # for a request, or for the rest of a head
+        self.stopping = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.output = Output(self._transport)
+        self.scheme: Literal["http", "https"] = "https" if transport.get_extra_info("ssl_object") else "http"
+        self.client = _address(transport, "peername")
+        self.server = _address(transport, "sockname")
+        self._waiting_since = self._loop.time()
+        self._timer = self._loop.call_later(self._timeout_s, self._check_time)
+        self._owner.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._owner.closed(self)
+        self._lose()
+
+    def eof_received(self) -> None:
+        # As most servers, take a client that has closed its half for one that has left. The transport closes itself.
+        self._lose()
+
+    def pause_writing(self) -> None:
+        self.output.pause()
+
+    def resume_writing(self) -> None:
+        self.output.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        refusal = self._parser.feed(data)
+        if refusal is not None:
+            self._refuse(refusal)
+        elif self._parser.unframed_bytes == len(data) and self._receiving is None:
+            self._waiting_since = self._loop.time()  # a head has begun
+        if self._running is None:
+            self._serve()
+        if self._unread_bytes > UNREAD_BYTES_MAX or len(self._queue) >= PIPELINED_MAX:
+            self._pace()
+
+    # http_parser.Receiver
+
+    def request_begun(self, method: str, target: bytes, version: str, headers: Headers, keep_alive: bool) -> None:
+        if not self._deaf:
+            exchange = self._receiving = HTTPExchange(self, method, target, version, headers, keep_alive)
+            self._queue.append(exchange)
+
+    def body_received(self, data: bytes) -> None:
+        exchange = self._receiving
+        if exchange is None:
+            return
+        if exchange.ended:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > DROPPED_BYTES_MAX:
+                self._close()
+            return
+        exchange.parts.append(data)
+        self._unread_bytes += len(data)
+        if exchange.arrived is not None:
+            exchange.arrived.set()
+
+    def request_complete(self) -> None:
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
+            return
+        exchange.complete = True
+        self._dropped_bytes = 0
+        if exchange.arrived is not None:
+            exchange.arrived.set()
+        if not exchange.keep_alive:
+            self._deaf = True
+            if exchange.ended:
+                self._close()
+
+    # For the exchanges
+
+    def consumed(self, size_bytes: int) -> None:
+        self._unread_bytes -= size_bytes
+        if self._paused:
+            self._pace()
+
+    def answered(self, exchange: HTTPExchange) -> None:
+        self._running = None
+        exchange.on_lost = None  # which often knows the exchange: a circle, for the garbage collection to find
+        self._waiting_since = self._loop.time()
+        if exchange.parts:
+            exchange.take()
+        if exchange.arrived is not None:
+            exchange.arrived.set()
+        if exchange.keep_alive and not self.stopping:
+            self._serve()
+        elif exchange is self._receiving and not self.stopping and self._transport.can_write_eof():
+            # Bytes that nobody has read when a connection is closed make the system throw the answer away.
+            exchange.keep_alive = False
+            self._transport.write_eof()
+        else:
+            self._close()
+        if self._paused:
+            self._pace()
+
+    def break_off(self, exchange: HTTPExchange) -> None:
+        exchange.lost = True
+        self._deaf = True
+        self._transport.abort()
+
+    # Its own
+
+    def stop(self) -> None:
+        """Take no further request; close the connection when the one that runs has been answered."""
+        self.stopping = True
+        if self._running is None:
+            self._close()
+
+    def abort(self) -> None:
+        self._deaf = True
+        self._transport.abort()
+
+    def _serve(self) -> None:
+        """Give the requests that wait to the application, as long as it answers at once."""
+        if self._serving:
+            return
+        self._serving = True
+        while self._running is None and self._queue:
+            exchange = self._running = self._queue.popleft()
+            if exchange.parts:
+                exchange.body = exchange.take()
+            if exchange.complete:
+                exchange.more = False
+            elif not exchange.body and exchange.http_version == "1.1":
+                wanted = (name == b"expect" and value.lower() == b"100-continue" for name, value in exchange.headers)
+                exchange.expects_continue = any(wanted)
+            try:
+                self._application(exchange)
+            except Exception:  # a fault in the application may end this request, and nothing else
+                log.exception("%s %r could not be answered.", exchange.method, exchange.path)
+                if exchange.begun:
+                    exchange.abort()
+                else:
+                    exchange.respond(500, _TEXT, b"Internal Server Error")
+        self._serving = False
+        if self._running is None and self._refusal is not None:
+            self._answer_refused()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """What comes is no request, or no body of one: nothing that follows can be told apart."""
+        if self._deaf:
+            return
+        self._deaf = True
+        exchange, self._receiving = self._receiving, None
+        if exchange is not None and exchange.ended:
+            self._close()
+        elif exchange is not None and exchange.begun:
+            self.break_off(exchange)
+        else:
+            self._refusal = refusal
+            if exchange is not None and exchange is self._running:
+                self._running = None
+                exchange.lose()
+            elif exchange is not None:
+                self._queue.pop()
+
+    def _answer_refused(self) -> None:
+        assert self._refusal is not None
+        (status, text), self._refusal = self._refusal, None
+        exchange = HTTPExchange(self, "", b"*", "1.1", [], keep_alive=False)
+        exchange.respond(status, _TEXT, text)
+
+    def _pace(self) -> None:
+        """Read on, or no further, by what is kept of what was read."""
+        full = self._unread_bytes > UNREAD_BYTES_MAX or len(self._queue) >= PIPELINED_MAX
+        if full != self._paused and not self._transport.is_closing():
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _check_time(self) -> None:
+        """One timer for all of the connection's life: it finds out when it would have had to go off, and waits on."""
+        now = self._loop.time()
+        if self.output.is_stalled(now):
+            self._transport.abort()
+        due = now + self._timeout_s
+        if self._running is None and not self._transport.is_closing():
+            due = self._waiting_since + self._timeout_s
+            if due <= now:
+                self._close()
+                due = now + self._timeout_s
+        self._timer = self._loop.call_at(due, self._check_time)
+
+    def _close(self) -> None:
+        """End the connection when all that was written has been taken."""
+        self._deaf = True
+        self._queue.clear()
+        self._transport.close()
+
+    def _lose(self) -> None:
+        self._deaf = True
+        self._queue.clear()
+        running, self._running = self._running, None
+        self.output.resume()
+        if running is not None:
+            running.lose()
+
+
+def _address(transport: asyncio.BaseTransport, name: str) -> Address:
+    address = transport.get_extra_info(name)
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
