@@ -40,7 +40,7 @@ def check_model_id(model_id: str) -> str:
         raise InvalidModelIdError(
             f"The model ID {model_id[:64]!r} is malformed: it takes 1 to 256 characters of A-Z a-z 0-9 . _ : @ / -"
         )
-    if any(segment in ("", "..") for segment in model_id.split("/")):
+    if ("/" in model_id or model_id == "..") and any(segment in ("", "..") for segment in model_id.split("/")):
         raise InvalidModelIdError(f"The model ID {model_id[:64]!r} is malformed: no segment may be empty or '..'")
     return model_id
 

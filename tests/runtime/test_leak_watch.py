@@ -632,7 +632,8 @@ async def test_a_replica_that_leaks_too_much_is_replaced_while_requests_run(monk
 
         answers = [await call(0.2) for _ in range(300)]
         replicas = list(dict.fromkeys(answers))
-        assert len(replicas) == len(replicas_of(cluster)) >= 3
+        assert len(replicas) >= 3
+        assert len(replicas_of(cluster)) - len(replicas) in (0, 1)  # the last one may not have been asked yet
         # Beside its successor, each goes on for a while, and no longer.
         for replica, next_but_one in zip(replicas, replicas[2:], strict=False):
             assert replica not in answers[answers.index(next_but_one) :]

@@ -64,11 +64,15 @@ class ModelHosts:
     @property
     def harm_s(self) -> float:
         """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
-        return max((host.cache.harm_s for host in self._in_use), default=0.0)
+        return max([host.cache.harm_s for host in self._in_use], default=0.0)
 
     def knows(self, model_id: str) -> bool:
         """Whether the model is loaded, being loaded, or waited for."""
         return any(host.cache.knows(model_id) for host in self._hosts.values())
+
+    def holds(self, model_id: str) -> bool:
+        """Whether the model is loaded."""
+        return any(host.cache.holds(model_id) for host in self._hosts.values())
 
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is loaded; None if it is not."""

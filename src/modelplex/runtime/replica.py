@@ -117,6 +117,9 @@ class Replica:
     def harm_s(self) -> float:
         return self._models.harm_s
 
+    def holds(self, model_id: str) -> bool:
+        return self._models.holds(model_id)
+
     def measured(self, model_id: str) -> tuple[int, float] | None:
         return self._models.measured(model_id)
 
@@ -240,7 +243,7 @@ class Replica:
     def loading(self, model_id: str) -> None:
         self._announced.discard(model_id)
         # While another loader of this replica holds a model of the same id, nothing has changed for routers.
-        if not self._holds(model_id):
+        if not self.holds(model_id):
             self._broadcast(messages.ModelLoading(model_id, self._models.room, self.harm_s))
 
     def loaded(self, model_id: str, load_s: float) -> None:
@@ -248,11 +251,8 @@ class Replica:
 
     def gone(self, model_id: str) -> None:
         self._announced.discard(model_id)
-        if not self._holds(model_id):
+        if not self.holds(model_id):
             self._broadcast(messages.ModelGone(model_id, self._models.room, self.harm_s))
-
-    def _holds(self, model_id: str) -> bool:
-        return self.measured(model_id) is not None
 
     async def flushed(self) -> None:
         await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._occupancy.routers))

@@ -51,6 +51,7 @@ class Servable:
 
     def __init__(self, instance: Any, threads_max: int) -> None:
         self.instance = instance
+        self._is_function = inspect.isroutine(instance)
         self._kinds: dict[str, _Kind] = {}
         self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="modelplex-call")
 
@@ -72,7 +73,7 @@ class Servable:
 
     def method(self, name: str) -> Callable[..., Any]:
         """The method to call. Raises AttributeError with the names that there are."""
-        plain = name == "__call__" and inspect.isroutine(self.instance)
+        plain = self._is_function and name == "__call__"
         found: Callable[..., Any] | None = self.instance if plain else getattr(self.instance, name, None)
         if callable(found):
             return found

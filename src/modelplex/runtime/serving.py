@@ -46,6 +46,9 @@ class Host(Protocol):
     def harm_s(self) -> float:
         """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
 
+    def holds(self, model_id: str) -> bool:
+        """Whether the model is resident."""
+
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """The size in bytes of a model that is resident, and how long its load took; None if it is not resident."""
 
@@ -192,7 +195,7 @@ class Serving:
                 more=more or len(rest) > 0,
                 ongoing=self._host.ongoing,
                 harm_s=self._host.harm_s,
-                holds=self._host.measured(self._begin.model_id) is not None,
+                holds=self._host.holds(self.model_id),
             ),
             part,
         )
