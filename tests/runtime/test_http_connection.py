@@ -9,7 +9,13 @@ import pytest
 from virtual_time import in_virtual_time, turns
 
 from modelplex.runtime import http_exchange
-from modelplex.runtime.http_connection import DROPPED_BYTES_MAX, PIPELINED_MAX, UNREAD_BYTES_MAX, HTTPConnection
+from modelplex.runtime.http_connection import (
+    DROPPED_BYTES_MAX,
+    LINGER_S,
+    PIPELINED_MAX,
+    UNREAD_BYTES_MAX,
+    HTTPConnection,
+)
 from modelplex.runtime.http_exchange import COPIED_BYTES_MAX, STALL_TIMEOUT_S, HTTPExchange
 from modelplex.runtime.http_parser import HEAD_BYTES_MAX
 
@@ -1041,10 +1047,25 @@ async def test_a_client_that_takes_as_much_as_is_written_is_not_left() -> None:
 
 @pytest.mark.parametrize("data", [b"", GET[:10]])
 @in_virtual_time
-async def test_stopped_without_a_request_it_closes(data: bytes) -> None:
+async def test_stopped_without_a_request_it_closes_soon(data: bytes) -> None:
     wire = Wire()
     wire.send(data)
     wire.connection.stop()
+    await asyncio.sleep(0.9 * LINGER_S)
+    assert not wire.transport.is_closing()
+    await asyncio.sleep(0.2 * LINGER_S)
+    assert wire.transport.is_closing()
+
+
+@in_virtual_time
+async def test_stopped_it_answers_a_request_that_was_on_its_way() -> None:
+    wire = Wire()
+    wire.connection.stop()
+    wire.send(GET)
+    await asyncio.sleep(2 * LINGER_S)
+    assert not wire.transport.is_closing()
+    wire.answer()
+    assert wire.got == ok(b"ok", b"connection: close")
     assert wire.transport.is_closing()
 
 

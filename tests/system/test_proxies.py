@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from served import Reply, Served, call_from_many, processes_naming, serving, wait_until
+from served import Client, Reply, Served, call_from_many, processes_naming, serving, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -73,6 +73,28 @@ def test_a_killed_proxy_loses_what_it_was_answering_and_nothing_else_and_is_repl
         assert set(statuses) == {200}
         assert len(broken) <= len(threads)
         wait_until(lambda: len(proxies_of(served)) == 2 and victim not in proxies_of(served), "it is replaced")
+        assert loads(served) == ["m1"]
+
+
+def test_a_proxy_that_is_told_to_end_loses_nothing_and_is_replaced() -> None:
+    with serving("many:three") as served:
+        [before] = proxies_of(served)
+        statuses: list[int] = []
+
+        def client() -> None:
+            caller = Client(served.port)
+            statuses.extend(caller.call("m1").status for _ in range(400))
+            caller.close()
+
+        threads = [threading.Thread(target=client) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(statuses) > 100, "clients are under way")
+        os.kill(before, signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert collections.Counter(statuses) == {200: 3200}
+        wait_until(lambda: len(proxies_of(served)) == 1 and before not in proxies_of(served), "it is replaced")
         assert loads(served) == ["m1"]
 
 

@@ -19,6 +19,10 @@ UNREAD_BYTES_MAX = 256 * 2**10  # of bodies, before a connection is read no furt
 DROPPED_BYTES_MAX = 2**20  # of a body that comes after its answer
 PIPELINED_MAX = 16  # requests that wait, before a connection is read no further; what one read brought is kept
 
+# A client that has just had an answer may send its next request before it hears that the connection is closed, and that
+# request would be lost: an idle connection is closed so much later, or with the answer to that request.
+LINGER_S = 0.5
+
 _TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 
 Address = tuple[str, int] | None
@@ -176,8 +180,11 @@ class HTTPConnection(asyncio.Protocol):
     # Its own
 
     def stop(self) -> None:
-        """Take no further request; close the connection when the one that runs has been answered."""
+        """Close the connection when the request that runs has been answered, or the next one if it is on its way."""
         self.stopping = True
+        self._loop.call_later(LINGER_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
         if self._running is None:
             self._close()
 
