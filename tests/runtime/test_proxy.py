@@ -311,3 +311,28 @@ def test_a_request_leaves_no_work_to_the_garbage_collector() -> None:
                     gc.enable()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("step", ["_answer", "_pass_on"])
+def test_a_fault_of_the_proxy_breaks_the_connection_off_rather_than_let_the_client_wait(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fault(*_: object) -> None:
+        raise KeyError("a fault")
+
+    async def fault_of_a_task(*_: object) -> None:
+        raise KeyError("a fault")
+
+    what = fault if step == "_answer" else fault_of_a_task
+    monkeypatch.setattr(f"modelplex.runtime.proxy._Request.{step}", what)
+
+    async def main() -> None:
+        async with InlineCluster() as cluster:
+            await cluster.run(Everything.bind())  # type: ignore[attr-defined]
+            wire = Wire(cluster.directory, HTTPOptions())
+            wire.say(b"GET /stream HTTP/1.1\r\nhost: test\r\n\r\n")
+            while await wire.read():
+                pass
+            assert wire.is_closed
+
+    run_virtual(main())

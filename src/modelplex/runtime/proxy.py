@@ -178,6 +178,13 @@ class _Request:
         except ValueError as error:  # a header of the user's that would split the answer
             log.error("Request %s has an answer that cannot be sent: %s", self._request_id, error)
             self.fail(errors.UserCodeError(str(error)))
+        except Exception:  # noqa: BLE001 - a fault of ours must not leave the client waiting
+            self._break_off()
+
+    def _break_off(self) -> None:
+        log.exception("Request %s could not be answered.", self._request_id)
+        self._end()
+        self._http.abort()
 
     def _answer(self, answer: Answer) -> None:
         exchange = self._exchange
@@ -260,6 +267,8 @@ class _Request:
                 self.fail(error)
         except ConnectionResetError:
             pass  # the client has left: `_end` is told so
+        except Exception:  # noqa: BLE001 - a fault of ours must not leave the client waiting
+            self._break_off()
 
     def _count(self, body: bytes) -> None:
         self._body_bytes += len(body)
