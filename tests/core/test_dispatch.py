@@ -59,13 +59,6 @@ def test_a_request_is_sent_with_what_is_expected_of_room(model_id: str, room: in
     assert (send.number, send.replica_id, send.fits) == (1, "a", fits)
 
 
-def test_of_two_models_for_one_place_only_the_first_fits() -> None:
-    router = make_router()
-    up(router, "a", slots=3, room=1)
-    commands = [*ask(router, "x"), *ask(router, "y"), *ask(router, "x")]
-    assert [command.fits for command in commands if isinstance(command, Send)] == [True, False, False]
-
-
 # How popular a model is
 
 

@@ -342,14 +342,6 @@ def test_replicas_that_join_in_another_order_make_no_difference() -> None:
         assert chosen(fleet(*views), f"m{number}") == chosen(fleet(*reversed(views)), f"m{number}")
 
 
-def test_room_that_is_booked_is_no_longer_there() -> None:
-    a, b = replica("a", room=1), replica("b", room=0)
-    together = fleet(a, b)
-    together.book(a, "other")
-    for number in range(20):
-        assert chosen(together, f"m{number}") == in_order(f"m{number}", "a", "b")[0]
-
-
 @pytest.mark.parametrize(("loads_max", "place"), [(UNLIMITED, 0), (2, 0), (1, 1)])
 def test_the_second_of_the_order_is_taken_when_the_load_would_have_to_wait_at_the_first(
     loads_max: int, place: int

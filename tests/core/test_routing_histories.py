@@ -28,7 +28,7 @@ STEPS = 500
 GROUPS = 14
 SEEDS_PER_GROUP = 70
 INPUTS_MIN = 350_000  # that routers are given, over all groups
-SEEDS_TO_CATCH = range(150)
+SEEDS_TO_CATCH = range(1500)
 TRACE_SHOWN = 40
 
 # What takes time in proportion to all that there is, is looked at each so many steps.
@@ -82,6 +82,7 @@ class Replica:
         self.loads_max = loads_max
         self.loaded: list[str] = []  # least recently used first
         self.loading: dict[str, float] = {}
+        self.loads = 0  # that it has begun
         self.prefetched: list[str] = []  # to be loaded when there is room for them, for nobody
         self.running: dict[Key, str] = {}  # -> model
         self.asked: set[Key] = set()  # those of them that have asked for their model
@@ -195,6 +196,7 @@ class Replica:
                 self.loaded.append(model_id)
             elif model_id and model_id not in self.loading and self.may_load(wanted):
                 self.loading[model_id] = self.world.now
+                self.loads += 1
                 self.promises.keep(model_id)
                 self.tell_model("loading", model_id)
         self.prefetched = [m for m in self.prefetched if m not in self.loaded and m not in self.loading]
@@ -528,7 +530,7 @@ class Side:
             assert not view.slots.free or view.replica_id in fleet._free, (
                 f"{view.replica_id} is free, which is forgotten"
             )
-            for model_id in view.models:
+            for model_id in filter(view.expects, view.models):
                 holders.setdefault(model_id, set()).add(view.replica_id)
         indexed = {model_id: {v.replica_id for v in views} for model_id, views in fleet._holders.items()}
         assert indexed == holders, f"the index says {indexed}, the views say {holders}"
@@ -765,6 +767,45 @@ class World:
             side.check()
 
 
+class Fitting(World):
+    """One random history of several routers, and models that just fit; nothing fails, and every request is patient."""
+
+    def __init__(self, seed: int, routers: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.trace: list[str] = []
+        self.models = [f"m{n}" for n in range(12)]
+        self.asked_for: set[str] = set()
+        self.sides = [Side(self, index, UNLIMITED, no_replica_wait_s=1.0) for index in range(routers)]
+        self.replicas = {f"r{n}": Replica(self, f"r{n}", slots=100, capacity=4, loads_max=UNLIMITED) for n in range(3)}
+        for replica in self.replicas.values():
+            replica.start([])
+            for side in self.sides:
+                self.deliver(replica, side)
+
+    def step(self) -> None:
+        steps: list[tuple[Callable[[], None], float]] = [
+            (self.submit, 3),
+            (self.deliver_to_router, 12),
+            (self.deliver_to_replica, 10),
+            (self.end_load, 4),
+            (self.ask, 3),
+            (self.finish, 8),
+        ]
+        act = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])[0]
+        act()
+
+    def submit(self) -> None:
+        model_id = self.random.choice(self.models)
+        self.asked_for.add(model_id)
+        self.random.choice(self.sides).submit(model_id, None, None)
+
+    def end_load(self) -> None:
+        if loads := [(replica, model_id) for replica in self.alive() for model_id in replica.loading]:
+            replica, model_id = self.random.choice(loads)
+            replica.end_load(model_id, fails=False)
+
+
 def play(seed: int) -> World:
     """One history from its seed to its end; says how to repeat it when it breaks."""
     world = World(seed)
@@ -790,6 +831,19 @@ def test_what_must_hold_holds_after_every_step(group: int) -> None:
     assert sum(side.inputs for side in sides) >= INPUTS_MIN / GROUPS
     ends = {request.over for side in sides for request in side.requests.values()}
     assert ends == {"finished", "cancelled", *(why.value for why in Why)}, "otherwise they would prove little"
+
+
+def loads_too_many(seed: int) -> int:
+    world = Fitting(seed, routers=2)
+    for _ in range(STEPS):
+        world.step()
+    world.settle()
+    return sum(replica.loads for replica in world.replicas.values()) - len(world.asked_for)
+
+
+def test_models_that_just_fit_are_loaded_once_each_through_two_routers() -> None:
+    """However late the routers hear of the replicas, and the replicas of the requests."""
+    assert {seed: extra for seed in range(150) if (extra := loads_too_many(seed))} == {}
 
 
 # Planted bugs: each is one thing that somebody could forget or get wrong.
@@ -943,8 +997,14 @@ def roomy_ring_stale(patch: pytest.MonkeyPatch) -> None:
 
 
 def roomy_ring_stale_after_a_refusal(patch: pytest.MonkeyPatch) -> None:
-    """Room is counted that a model on its way there will take."""
-    patch.setattr(ReplicaView, "told_coming", lambda self, m, now: self.models[m].told or self.told_loading(m, now))
+    original = Router.refused
+
+    def refused(self: Router, number: int, *more: Any, **named: Any) -> list[Command]:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Fleet, "_index_room", nothing)
+            return original(self, number, *more, **named)
+
+    patch.setattr(Router, "refused", refused)
 
 
 def lost_replica_stays_on_the_ring(patch: pytest.MonkeyPatch) -> None:
@@ -959,6 +1019,11 @@ def refusal_not_believed(patch: pytest.MonkeyPatch) -> None:
         return original(self, number, ongoing, now)
 
     patch.setattr(Router, "refused", refused)
+
+
+def refused_models_stay_expected(patch: pytest.MonkeyPatch) -> None:
+    """Its requests follow one another there, and are refused for ever."""
+    patch.setattr(ReplicaView, "told_no_room", lambda self, m: self.told_room(0))
 
 
 def slots_of_a_refusal_not_believed(patch: pytest.MonkeyPatch) -> None:
@@ -1044,6 +1109,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         roomy_ring_stale_after_a_refusal,
         lost_replica_stays_on_the_ring,
         refusal_not_believed,
+        refused_models_stay_expected,
         slots_of_a_refusal_not_believed,
         refused_requests_before_those_who_came_earlier,
         holders_out_of_order,
@@ -1053,6 +1119,25 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         loads_never_end,
     )
 }
+
+
+def own_bookings_fill_a_replica(patch: pytest.MonkeyPatch) -> None:
+    """Another router does not know of them, and takes the last place there for the same model."""
+    patch.setattr(ReplicaView, "has_room", property(lambda self: self._room is None or self._room > self._untold))
+
+
+def later_requests_may_evict(patch: pytest.MonkeyPatch) -> None:
+    """Those that follow one whose room went to another model."""
+    patch.setattr(ReplicaView, "fits", lambda self, m: m in self.models and (self.models[m].told or bool(self._room)))
+
+
+@pytest.mark.parametrize("plant", [own_bookings_fill_a_replica, later_requests_may_evict])
+def test_a_planted_bug_costs_loads(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    monkeypatch.setattr(Side, "check_index", nothing)
+    assert any(loads_too_many(seed) > 0 for seed in range(150))
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -89,6 +89,13 @@ class Fleet:
         if view.slots.others:
             self._shared_until = now + SHARED_S
 
+    def told_held(self, view: ReplicaView, model_id: str, now: float) -> None:
+        """The replica has loaded the model, which is booked there; it may have said so before."""
+        if not view.has_loaded(model_id):
+            view.told_coming(model_id, now)
+            view.told_loaded(model_id)
+            self.index(view, model_id)
+
     def book(self, view: ReplicaView, model_id: str) -> None:
         """Record a request for the model on the replica, at the moment of the decision."""
         if model_id and view.book(model_id):
@@ -103,7 +110,7 @@ class Fleet:
         """Bring the index up to date after the view of one model on one replica has changed."""
         if view.replica_id in self.views:
             self._index_room(view)
-        if model_id not in view.models:
+        if not view.expects(model_id):
             self._forget(view, model_id)
         elif view.replica_id in self.views:
             holders = self._holders.get(model_id, ())
@@ -143,7 +150,7 @@ class Fleet:
         best = scored[place]
         if best.slots.free or wait_s <= MARGIN_S:
             return best
-        idle = [v for v in self._candidates(model_id, now) if v.slots.free and model_id not in v.models]
+        idle = [v for v in self._candidates(model_id, now) if v.slots.free and not v.expects(model_id)]
         other = self._best(model_id, idle or self._idle_others(model_id), now)
         return best if other is None or wait_s <= self._copy_s(other, model_id, now) else other
 
@@ -186,12 +193,12 @@ class Fleet:
         if not free and len(ring) > len(near):
             free = [v for v in self._some_free() if v.has_room or ring is self._ring]
         some = free or near
-        if now >= self._shared_until or len(some) <= SHARED_SCORED_MAX:
+        if now >= self._shared_until:
             return some
-        return _in_order(model_id, some)[:SHARED_SCORED_MAX]
+        return _in_order(model_id, some)[: SHARED_SCORED_MAX if ring is self._ring else 1]
 
     def _idle_others(self, model_id: str) -> list[ReplicaView]:
-        return [v for v in self._some_free() if model_id not in v.models]
+        return [v for v in self._some_free() if not v.expects(model_id)]
 
     def _scored(self, model_id: str) -> Sequence[ReplicaView]:
         """The holders to weigh: of many, some in turn, and one with a free slot if that is found soon."""
@@ -204,7 +211,7 @@ class Fleet:
             *holders[: max(0, self._turn + SCORED_MAX - len(holders))],
         ]
         if not any(v.slots.free and v.has_loaded(model_id) for v in some):
-            others = [v for v in self._some_free(FREE_MAX) if model_id in v.models]
+            others = [v for v in self._some_free(FREE_MAX) if v.expects(model_id)]
             some += sorted(others, key=lambda v: not v.has_loaded(model_id))[:SCORED_MAX]
         return some
 

@@ -11,12 +11,14 @@ class Residence:
     """One model on one replica.
 
     `bookings` are the requests for it that this router has sent there or has waiting there. They keep the belief alive
-    between the decision to load it there and the replica's word that it does.
+    between the decision to load it there and the replica's word that it does, or its refusal.
     """
 
     loaded: bool = False
     loading: bool = False
     bookings: int = 0
+    fits: bool = False  # it was expected to need no eviction when it was booked
+    refused: bool = False  # for want of room: what else is on its way there will be refused too
 
     @property
     def told(self) -> bool:
@@ -72,13 +74,22 @@ class ReplicaView:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more model can be loaded without evicting one, as far as is known."""
-        return self._room is None or self._room > self._untold
+        """Whether one more model can be loaded without evicting one, as the replica has said.
+
+        What this router has on its way there does not count: other routers do not know of it, and each would find
+        another place for the same cold model. The replica refuses what does not fit after all.
+        """
+        return self._room is None or self._room > 0
+
+    def expects(self, model_id: str) -> bool:
+        """Whether the replica holds or loads the model, or is booked to."""
+        residence = self.models.get(model_id)
+        return residence is not None and not residence.refused
 
     def fits(self, model_id: str) -> bool:
         """Whether a model that is booked here is expected to need no eviction: it is here, or there is room for it."""
         residence = self.models.get(model_id)
-        return residence is not None and (residence.told or (self._room is not None and self._untold <= self._room))
+        return residence is not None and (residence.told or residence.fits)
 
     def has_loaded(self, model_id: str) -> bool:
         residence = self.models.get(model_id)
@@ -103,11 +114,14 @@ class ReplicaView:
     def book(self, model_id: str) -> bool:
         """Record a request for the model at the moment of the decision. Answers whether the model is new here."""
         residence = self.models.get(model_id)
-        if residence is not None:
-            residence.bookings += 1
+        if residence is None:
+            self.models[model_id] = Residence(bookings=1, fits=bool(self._room))
+            self._untold += 1
+            return True
+        residence.bookings += 1
+        if not residence.refused:
             return False
-        self.models[model_id] = Residence(bookings=1)
-        self._untold += 1
+        residence.refused, residence.fits = False, bool(self._room)
         return True
 
     def unbook(self, model_id: str) -> bool:
@@ -137,13 +151,6 @@ class ReplicaView:
         """It holds the model, or loads it, or is about to: what it had said before stands."""
         if not self.models[model_id].told:
             self.told_loading(model_id, now)
-            self._room = self._room and self._room - 1  # it was counted without this model
-
-    def told_held(self, model_id: str, now: float) -> None:
-        """It has loaded the model, which is booked here; it may have said so before."""
-        if not self.models[model_id].loaded:
-            self.told_coming(model_id, now)
-            self.told_loaded(model_id)
 
     def told_loaded(self, model_id: str) -> None:
         residence = self._told(model_id)
@@ -157,9 +164,16 @@ class ReplicaView:
         residence.loading, residence.loaded = False, False
         self.loading.pop(model_id, None)
         if residence.bookings:
+            residence.fits = bool(self._room)
             self._untold += 1
         else:
             del self.models[model_id]
+
+    def told_no_room(self, model_id: str) -> None:
+        """It had no room for the model, which is booked here."""
+        self.told_room(0)
+        self.told_gone(model_id)
+        self.models[model_id].refused = True
 
     def _told(self, model_id: str) -> Residence:
         residence = self.models.get(model_id)
@@ -167,4 +181,5 @@ class ReplicaView:
             residence = self.models[model_id] = Residence()
         elif not residence.told:
             self._untold -= 1
+            residence.refused = False
         return residence

@@ -7,9 +7,9 @@ For a request that names a model, in this order:
 
 1. Among the replicas that hold or load the model (or are booked to), the one that is expected to begin soonest.
 2. When that one has to be waited for, and waiting costs clearly more than loading elsewhere, the best of the others.
-3. When nobody holds it, a few of the others, the same in every router: those with room for one more model before those
-   that must evict, of these the one whose eviction does least harm, and among equals the first in the model's
-   rendezvous order.
+3. When nobody holds it, a few of the others, the same in every router: those that have said that they have room for one
+   more model before those that must evict, of these the one whose eviction does least harm, and among equals the first
+   in the model's rendezvous order.
 
 A request without a model goes to the replica with the most free slots. A request whose replica has no free slot waits
 here, in that replica's line, so that it can still go elsewhere: it is looked at again when a slot comes free anywhere
@@ -113,7 +113,7 @@ class Router:
         if request.answered:
             self._fleet.estimates.saw_service(max(0.0, now - request.sent - load_s))
         if holds:
-            view.told_held(request.model_id, now)
+            self._fleet.told_held(view, request.model_id, now)
         self._dispatch.ended(request)
         view.slot_freed = now
         if ongoing is not None:
@@ -135,8 +135,8 @@ class Router:
         if holds:
             view.told_coming(request.model_id, now)
         elif no_room:
-            view.told_room(0)
-            view.told_gone(request.model_id)
+            view.told_no_room(request.model_id)
+        if request.model_id:
             self._fleet.index(view, request.model_id)
         self._dispatch.ended(request)
         self._fleet.told_ongoing(view, ongoing, now)
