@@ -4,6 +4,7 @@ from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 
 from modelplex.core import rendezvous
 from modelplex.core.estimates import Estimates, rest_s
@@ -90,31 +91,35 @@ class Fleet:
             self._shared_until = now + SHARED_S
 
     def told_held(self, view: ReplicaView, model_id: str, now: float) -> None:
-        """The replica has loaded the model, which is booked there; it may have said so before."""
-        if not view.has_loaded(model_id):
-            view.told_coming(model_id, now)
-            view.told_loaded(model_id)
-            self.index(view, model_id)
+        """The replica has loaded the model, which is booked there."""
+        view.told_coming(model_id, now)
+        view.told_loaded(model_id)
+        self.index(view, model_id)
 
     def book(self, view: ReplicaView, model_id: str) -> None:
         """Record a request for the model on the replica, at the moment of the decision."""
         if model_id and view.book(model_id):
-            self.index(view, model_id)
+            self._index_model(view, model_id)
 
     def unbook(self, view: ReplicaView, model_id: str) -> None:
         """That request is over, or goes elsewhere."""
         if model_id and view.unbook(model_id):
-            self.index(view, model_id)
+            self._index_model(view, model_id)
 
     def index(self, view: ReplicaView, model_id: str) -> None:
-        """Bring the index up to date after the view of one model on one replica has changed."""
+        """Bring the index up to date after the replica has spoken of its room and of one model."""
         if view.replica_id in self.views:
             self._index_room(view)
+        self._index_model(view, model_id)
+
+    def _index_model(self, view: ReplicaView, model_id: str) -> None:
         if not view.expects(model_id):
             self._forget(view, model_id)
         elif view.replica_id in self.views:
-            holders = self._holders.get(model_id, ())
-            if view not in holders:
+            holders = self._holders.get(model_id)
+            if holders is None:
+                self._holders[model_id] = (view,)
+            elif view not in holders:
                 model_point = rendezvous.point(model_id)
                 lightness = -rendezvous.weight(model_point, view.point)
                 at = bisect(holders, lightness, key=lambda v: -rendezvous.weight(model_point, v.point))
@@ -221,8 +226,9 @@ class Fleet:
             return views[0] if views else None
         scores = [self._load_there_s(view, now) for view in views]
         least = min(scores)
-        equals = [view for view, score in zip(views, scores, strict=True) if score == least]
-        return equals[0] if len(equals) == 1 else _in_order(model_id, equals)[0]
+        if scores.count(least) == 1:
+            return views[scores.index(least)]
+        return _in_order(model_id, (view for view, score in zip(views, scores, strict=True) if score == least))[0]
 
     # Expected times
 
@@ -241,7 +247,8 @@ class Fleet:
 
     def _begin_s(self, view: ReplicaView, now: float) -> float:
         """Expected seconds until a load there would begin."""
-        return self.slot_s(view, now) + view.backlog * self.estimates.average_load_s
+        slot_s = 0.0 if view.slots.free else self.slot_s(view, now)
+        return slot_s + view.backlog * self.estimates.average_load_s
 
     def _copy_s(self, view: ReplicaView, model_id: str, now: float) -> float:
         """Expected seconds if a copy of the model were loaded there, with what its load would take from others."""
@@ -278,4 +285,4 @@ class Fleet:
 
 
 def _in_order(model_id: str, views: Iterable[ReplicaView]) -> list[ReplicaView]:
-    return rendezvous.order(model_id, views, lambda view: view.point)
+    return rendezvous.order(model_id, views, attrgetter("point"))

@@ -38,5 +38,5 @@ def weight(model_point: int, replica_point: int) -> int:
 
 def order(model_id: str, replicas: Iterable[R], point_of: Callable[[R], int]) -> list[R]:
     """The replicas in the model's order, whatever stands for them; `point_of` answers the point of one's name."""
-    model_point = point(model_id)
-    return sorted(replicas, key=lambda replica: weight(model_point, point_of(replica)), reverse=True)
+    mixed = mix(point(model_id))  # once for all: see `weight`
+    return sorted(replicas, key=lambda replica: mix(mixed ^ point_of(replica)), reverse=True)

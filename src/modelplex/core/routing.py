@@ -112,7 +112,7 @@ class Router:
         view = request.view
         if request.answered:
             self._fleet.estimates.saw_service(max(0.0, now - request.sent - load_s))
-        if holds:
+        if holds and not view.has_loaded(request.model_id):
             self._fleet.told_held(view, request.model_id, now)
         self._dispatch.ended(request)
         view.slot_freed = now

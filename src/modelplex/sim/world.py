@@ -339,17 +339,16 @@ class World:
         occupancy.end(router)
         router.answered(request.number)
         load_s = max(0.0, request.granted - request.sent)
-        self._route(
-            router,
-            router.finish(
-                request.number,
-                now,
-                load_s,
-                occupancy.ongoing,
-                replica.cache.harm_s,
-                holds=replica.cache.holds(request.model_id),
-            ),
+        commands = router.finish(
+            request.number,
+            now,
+            load_s,
+            occupancy.ongoing,
+            replica.cache.harm_s,
+            holds=replica.cache.holds(request.model_id),
         )
+        if commands:
+            self._route(router, commands)
         if self._several:
             self._correct_mistaken(replica)
 
