@@ -80,6 +80,7 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_the_core_is_pure(path: Path) -> None:
     """Decisions know no clock, no event loop, no randomness, no input or output, and nothing outside of the core."""
     allowed = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools", "math"} | {
+        "operator",
         "typing",
         "zlib",
     }

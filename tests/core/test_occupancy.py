@@ -1,7 +1,7 @@
 """The slots of a replica, what routers believe of them, and promises of room: each rule, then random histories."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import pytest
@@ -235,13 +235,13 @@ def play_beliefs(seed: int, kind: type[Occupancy[int]]) -> None:
 
 
 class CorrectsNobody(Occupancy[int]):
-    def mistaken(self) -> Iterator[int]:
-        return iter(())
+    def mistaken(self) -> Sequence[int]:
+        return ()
 
 
 class CorrectsOne(Occupancy[int]):
-    def mistaken(self) -> Iterator[int]:
-        yield from list(super().mistaken())[:1]
+    def mistaken(self) -> Sequence[int]:
+        return super().mistaken()[:1]
 
 
 class ForgetsWhatItSaid(Occupancy[int]):

@@ -1,6 +1,6 @@
 """The slots of a replica, what each router believes of them, and room that is promised to requests on their way."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from modelplex.core.admission import Slots
@@ -19,6 +19,7 @@ class Occupancy(Generic[R]):
     def __init__(self, slots_max: int) -> None:
         self._slots = Slots(slots_max)
         self._beliefs: dict[R, int] = {}  # how many requests run here, as each router believes
+        self._doubters: set[R] = set()  # the routers that believe that there is no slot
 
     def __contains__(self, router: R) -> bool:
         return router in self._beliefs
@@ -39,18 +40,19 @@ class Occupancy(Generic[R]):
 
     def join(self, router: R) -> None:
         """A router that has just been told how many requests run."""
-        self._beliefs[router] = self.ongoing
+        self._believe(router, self.ongoing)
 
     def leave(self, router: R) -> None:
         """Nothing happens if it had not joined."""
         self._beliefs.pop(router, None)
+        self._doubters.discard(router)
 
     def begin(self, router: R) -> bool:
         """Take a slot for a request of this router; False if there is none."""
         belief = self._beliefs[router]
         if not self._slots.take():
             return False
-        self._beliefs[router] = belief + 1
+        self._believe(router, belief + 1)
         return True
 
     def end(self, router: R) -> None:
@@ -61,15 +63,23 @@ class Occupancy(Generic[R]):
     def told(self, router: R) -> None:
         """The router has been told how many requests run."""
         if router in self._beliefs:
-            self._beliefs[router] = self._slots.own
+            self._believe(router, self._slots.own)
 
-    def mistaken(self) -> Iterator[R]:
+    def mistaken(self) -> Sequence[R]:
         """The routers that believe that there is no slot, when there is one. They are taken to be told."""
-        if self._slots.free:
-            for router, belief in self._beliefs.items():
-                if belief >= self.limit:
-                    self.told(router)
-                    yield router
+        if not self._doubters or not self._slots.free:
+            return ()
+        mistaken = [router for router in self._beliefs if router in self._doubters]
+        for router in mistaken:
+            self.told(router)
+        return mistaken
+
+    def _believe(self, router: R, ongoing: int) -> None:
+        self._beliefs[router] = ongoing
+        if ongoing >= self._slots.limit:
+            self._doubters.add(router)
+        elif self._doubters:
+            self._doubters.discard(router)
 
 
 class Promises(Generic[R]):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -85,9 +86,10 @@ class Replica:
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=timeout_s)
         while self._tasks:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.wait(self._tasks.values(), timeout=max(timeout_s, CANCEL_AGAIN_S))
+            running = list(self._tasks.items())
+            for serving, task in running:
+                serving.cancel(task)
+            await asyncio.wait([task for _, task in running], timeout=max(timeout_s, CANCEL_AGAIN_S))
         self.watchers.close()
         try:
             await self.servable.destroy()
@@ -101,8 +103,8 @@ class Replica:
 
     # What user code asks of the replica (context.ReplicaScope)
 
-    async def get_model(self, loader: Loader, owner: object, model_id: str) -> Any:
-        return await self._models.get(loader, owner).get(check_model_id(model_id), context.request())
+    def get_model(self, loader: Loader, owner: object, model_id: str) -> Awaitable[Any]:
+        return self._models.get(loader, owner).get(check_model_id(model_id), context.request())
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return self._models.get(loader, owner).lease(check_model_id(model_id), context.request())
@@ -141,10 +143,10 @@ class Replica:
                 self._begin(link, message, body)
             case messages.Chunk(stream, more):
                 if (serving := self._servings.get((link, stream))) is not None:
-                    serving.incoming.feed(body, more=more)
+                    serving.feed(body, more=more)
             case messages.Credit(stream, size_bytes):
                 if (serving := self._servings.get((link, stream))) is not None:
-                    serving.outgoing.credit(size_bytes)
+                    serving.credit(size_bytes)
             case messages.Prefetch(model_id):
                 self._prefetch(model_id)
             case messages.Cancel(stream):
@@ -209,9 +211,7 @@ class Replica:
         self._correct()
         serving = Serving(begin, body, link, self)
         self._servings[key] = serving
-        task = self._loop.create_task(serving.run())
-        self._tasks[serving] = task
-        task.add_done_callback(lambda _: self._over(key, serving))
+        self._tasks[serving] = self._loop.create_task(serving.run())
 
     def _prefetch(self, model_id: str) -> None:
         if not self._retiring:
@@ -223,9 +223,9 @@ class Replica:
         link.send(messages.Refuse(begin.stream, self.ongoing, no_room, holds))
         self._announced |= self._promises.models | ({begin.model_id} if holds else set())
 
-    def _over(self, key: tuple[Link, int], serving: Serving) -> None:
-        serving.end(answered=False, ok=False)  # one that is cancelled before its first step has not done so itself
+    def over(self, serving: Serving) -> None:
         del self._tasks[serving]
+        key = (serving.link, serving.stream)
         self._promises.end(key)
         if self._servings.get(key) is serving:
             del self._servings[key]
@@ -235,8 +235,7 @@ class Replica:
     def _cancel(self, key: tuple[Link, int]) -> None:
         serving = self._servings.pop(key, None)
         if serving is not None and (task := self._tasks.get(serving)) is not None:
-            serving.outgoing.close()
-            task.cancel()
+            serving.cancel(task)
 
     # What routers are told (models.Publisher)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -82,22 +82,26 @@ class Servable:
             f"The deployment has no method {name!r}; it has {', '.join(has) or 'none to call by name'}."
         )
 
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """What the method returns; a generator of either kind is returned, not run."""
         method = self.method(name)
-        kind = self._kind(name, method)
+        return self._call(method, self._kind(name, method), args, kwargs)
+
+    def call_http(self, request: Any) -> Awaitable[Any]:
+        """What `__call__` answers to an HTTP request, which it gets if it takes an argument."""
+        method = self.method("__call__")
+        kind = self._kind("__call__", method)
+        return self._call(method, kind, (request,) if kind.takes_arguments else (), {})
+
+    async def _call(
+        self, method: Callable[..., Any], kind: "_Kind", args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if kind.is_async:
             return await method(*args, **kwargs)
         if kind.is_generator:
             return method(*args, **kwargs)
         result = await in_thread(self._threads, lambda: method(*args, **kwargs))
         return await result if inspect.isawaitable(result) else result
-
-    async def call_http(self, request: Any) -> Any:
-        """What `__call__` answers to an HTTP request, which it gets if it takes an argument."""
-        if self._kind("__call__", self.method("__call__")).takes_arguments:
-            return await self.call("__call__", request)
-        return await self.call("__call__")
 
     def _kind(self, name: str, method: Callable[..., Any]) -> "_Kind":
         """To find it out costs more than to route a request, so it is done once for each function."""

@@ -55,20 +55,47 @@ class Host(Protocol):
     def finished(self, serving: "Serving", *, answered: bool) -> None:
         """The request no longer needs its slot. If it was answered, its answer tells its own router so."""
 
+    def over(self, serving: "Serving") -> None:
+        """The request's code has ended; nothing more comes of it."""
+
 
 class Serving:
-    """Runs the user's code for one request and sends its answer."""
+    """Runs the user's code for one request and sends its answer.
+
+    Bodies of one part travel with the request and with the answer; longer ones have `Incoming` and `Outgoing`.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_began",
+        "_begin",
+        "_body",
+        "_body_read",
+        "_context",
+        "_ended",
+        "_has_background",
+        "_host",
+        "_incoming",
+        "_outgoing",
+        "_running",
+        "_start",
+        "link",
+        "model_id",
+        "stream",
+    )
 
     def __init__(self, begin: Begin, body: bytes, link: Link, host: Host) -> None:
         self._begin = begin
+        self.stream = begin.stream
         self.model_id = begin.model_id
         self.link = link
         self._host = host
-        self._loop = asyncio.get_running_loop()
-        stream = begin.stream
-        self.incoming = Incoming(lambda size: link.send(messages.Credit(stream, size)))
-        self.incoming.feed(body, more=begin.more)
-        self.outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(stream, more), data))
+        self._body = body
+        self._incoming: Incoming | None = None
+        self._outgoing: Outgoing | None = None
+        if begin.more:
+            self._incoming = Incoming(lambda size: link.send(messages.Credit(begin.stream, size)))
+            self._incoming.feed(body, more=True)
         self._context = RequestContext(
             begin.request_id,
             begin.app_name,
@@ -79,16 +106,36 @@ class Serving:
             share=begin.share,
         )
         if begin.max_cold_wait_s is not None:
-            self._context.cold_deadline = self._loop.time() + begin.max_cold_wait_s
+            self._context.cold_deadline = asyncio.get_running_loop().time() + begin.max_cold_wait_s
         self._began = time.perf_counter()
+        self._running = False
         self._answered = False
         self._body_read = False
         self._has_background = False
         self._start: Any = None
         self._ended = False
 
+    def feed(self, data: bytes, *, more: bool) -> None:
+        """A further part of the request's body has come."""
+        if self._incoming is not None:
+            self._incoming.feed(data, more=more)
+
+    def credit(self, size_bytes: int) -> None:
+        """So much more of the answer's body may be sent."""
+        if self._outgoing is not None:
+            self._outgoing.credit(size_bytes)
+
+    def cancel(self, task: "asyncio.Task[None]") -> None:
+        """Nobody wants the answer any more. `task` is what `run` runs in."""
+        if self._outgoing is not None:
+            self._outgoing.close()
+        task.cancel()
+        if not self._running:  # nor will it
+            self._over(ok=False)
+
     async def run(self) -> None:
         """Never raises but for cancellation: whatever the user's code does becomes an answer."""
+        self._running = True
         context.set_request(self._context)
         context.set_replica(self._host.scope)
         _log_start(f"Started executing request {self._begin.request_id}")
@@ -108,9 +155,13 @@ class Serving:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
-            self.end(answered=False, ok=outcome == "OK")
             elapsed_ms = (time.perf_counter() - self._began) * 1e3
             _log_end(f"{self._begin.method_name.upper()} {outcome} {elapsed_ms:.1f}ms")
+            self._over(ok=outcome == "OK")
+
+    def _over(self, *, ok: bool) -> None:
+        self.end(answered=False, ok=ok)
+        self._host.over(self)
 
     def end(self, *, answered: bool = True, ok: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
@@ -140,7 +191,8 @@ class Serving:
         )
 
     async def _call(self) -> None:
-        args, kwargs = payload.loads(await self.incoming.read_all())
+        body = self._body if self._incoming is None else await self._incoming.read_all()
+        args, kwargs = payload.loads(body)
         value = await self._host.servable.call(self._begin.method_name, *args, **kwargs)
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise TypeError(f"{self._begin.method_name} is a generator, which a handle cannot call.")
@@ -149,21 +201,7 @@ class Serving:
         await self._answer(200, [], data)
 
     async def _answer_http(self, head: messages.HTTPHead) -> None:
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "extensions": {},
-            "method": head.method,
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query_string,
-            "root_path": head.root_path,
-            "scheme": head.scheme,
-            "http_version": head.http_version,
-            "headers": head.headers,
-            "client": head.client,
-            "server": head.server,
-        }
+        scope = _asgi_scope(head)
         value = await self._host.servable.call_http(Request(scope, self._receive))
         if isinstance(value, Response):
             self._has_background = value.background is not None
@@ -181,12 +219,14 @@ class Serving:
 
     async def _answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
         """The head of the answer and the first, or only, part of its body."""
-        part = self.outgoing.first(body)
-        rest = memoryview(body)[len(part) :]
+        part, rest = body, memoryview(b"")
+        if more or len(body) > CHUNK_BYTES:
+            part = self._out.first(body)
+            rest = memoryview(body)[len(part) :]
         self._answered = True
         self.link.send(
             Answer(
-                stream=self._begin.stream,
+                stream=self.stream,
                 status=status,
                 headers=headers,
                 start=self._context.start,
@@ -200,7 +240,7 @@ class Serving:
             part,
         )
         if len(rest):
-            await self.outgoing.write(rest, last=not more)
+            await self._out.write(rest, last=not more)
 
     async def _stream(self, generator: Any) -> None:
         async with contextlib.aclosing(self._host.servable.parts(generator)) as parts:
@@ -208,18 +248,28 @@ class Serving:
             first = await anext(parts, b"")
             await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], encode(first)[1], more=True)
             async for part in parts:
-                await self.outgoing.write(encode(part)[1])
+                await self._out.write(encode(part)[1])
         self.end(answered=False)  # the last chunk of an answer does not tell
-        await self.outgoing.write(b"", last=True)
+        await self._out.write(b"", last=True)
+
+    @property
+    def _out(self) -> Outgoing:
+        if self._outgoing is None:
+            link, stream = self.link, self.stream
+            self._outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(stream, more), data))
+        return self._outgoing
 
     # The ASGI side of a Starlette Request and Response
 
     async def _receive(self) -> dict[str, Any]:
         if self._body_read:
             # What remains to be told is that the client has left, and then this task is cancelled.
-            await self._loop.create_future()
-        data = await self.incoming.read()
-        self._body_read = self.incoming.exhausted
+            await asyncio.get_running_loop().create_future()
+        if self._incoming is None:
+            data, self._body_read = self._body, True
+        else:
+            data = await self._incoming.read()
+            self._body_read = self._incoming.exhausted
         return {"type": "http.request", "body": data, "more_body": not self._body_read}
 
     async def _send(self, message: Any) -> None:
@@ -232,7 +282,7 @@ class Serving:
         if not self._answered:
             await self._answer(self._start["status"], list(self._start.get("headers", [])), body, more=more)
         else:
-            await self.outgoing.write(body, last=not more)
+            await self._out.write(body, last=not more)
 
     def _fail_user_code(self, error: BaseException) -> None:
         words = _words(error)
@@ -246,7 +296,25 @@ class Serving:
         data = payload.dumps_exception(error) if travels else b""
         data = data if len(data) <= CHUNK_BYTES else b""
         text = message.encode("utf-8", "backslashreplace").decode()  # an exception's text may have lone surrogates
-        self.link.send(Fail(self._begin.stream, name, text, retry_after_s, self._host.ongoing), data)
+        self.link.send(Fail(self.stream, name, text, retry_after_s, self._host.ongoing), data)
+
+
+def _asgi_scope(head: messages.HTTPHead) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "extensions": {},
+        "method": head.method,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query_string,
+        "root_path": head.root_path,
+        "scheme": head.scheme,
+        "http_version": head.http_version,
+        "headers": head.headers,
+        "client": head.client,
+        "server": head.server,
+    }
 
 
 def _words(error: BaseException) -> str:
