@@ -1,7 +1,7 @@
 """Calling a deployment from Python."""
 
 import asyncio
-import base64
+import binascii
 import concurrent.futures
 import dataclasses
 import random
@@ -14,11 +14,12 @@ from modelplex.errors import RequestCancelledError
 
 # Not the system's: it is asked by every request, and its numbers need not be secret.
 _ids = random.Random()
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def new_request_id() -> str:
     """Ten letters and digits or so: short enough to read aloud, long enough never to meet again in a log."""
-    return base64.urlsafe_b64encode(_ids.randbytes(8))[:-1].decode()
+    return binascii.b2a_base64(_ids.randbytes(8))[:11].translate(_URL_SAFE).decode()
 
 
 class DeploymentResponse:

@@ -153,12 +153,11 @@ class _Request:
     def _send(self, begin: Begin, router: DeploymentRouter) -> None:
         http, limit_s = self._http, self._options.request_timeout_s
         self._router = router
-        self._exchange = router.begin(begin, Upload(http.body, more=http.more), limit_s)
+        self._exchange = router.begin(begin, Upload(http.body, more=http.more), limit_s, self._answered)
         if limit_s is not None:
             self._timer = self._loop.call_later(limit_s, self._time_out, limit_s)
         if http.more:
             self._start(self._upload(self._exchange))
-        self._exchange.answer.add_done_callback(self._answered)
 
     async def _upload(self, exchange: Exchange) -> None:
         """Pass on the rest of the request's body."""
@@ -168,13 +167,14 @@ class _Request:
             self._count(data)
             await exchange.upload.write(data, more=more)
 
-    def _answered(self, answer: "asyncio.Future[Answer]") -> None:
+    def _answered(self, exchange: Exchange) -> None:
         if self._ended:
             return
         try:
-            self._answer(answer.result())
-        except errors.ModelplexError as error:
-            self.fail(error)
+            if exchange.head is not None:
+                self._answer(exchange, exchange.head)
+            elif exchange.error is not None:
+                self.fail(exchange.error)
         except ValueError as error:  # a header of the user's that would split the answer
             log.error("Request %s has an answer that cannot be sent: %s", self._request_id, error)
             self.fail(errors.UserCodeError(str(error)))
@@ -186,9 +186,7 @@ class _Request:
         self._end()
         self._http.abort()
 
-    def _answer(self, answer: Answer) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+    def _answer(self, exchange: Exchange, answer: Answer) -> None:
         assert exchange.body is not None
         queue_ms, load_ms, run_ms = exchange.queued_s * 1e3, answer.load_s * 1e3, answer.run_s * 1e3
         headers: Headers = [

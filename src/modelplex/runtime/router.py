@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -22,29 +22,90 @@ log = logging.getLogger(__name__)
 class Exchange:
     """One request on its way, and its answer.
 
-    `answer` comes when a replica begins to answer, or is an error; the body of the answer is then read from `body`.
+    Attributes:
+        head: what a replica has begun to answer; the body of the answer is then read from `body`.
+        error: why there is no answer.
+        on_answer: called once there is one of the two.
     """
 
-    def __init__(self, begin: Begin, upload: Upload, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = (
+        "_future",
+        "arrived",
+        "begin",
+        "body",
+        "cold_deadline",
+        "error",
+        "failure_body",
+        "head",
+        "load_s",
+        "loop",
+        "on_answer",
+        "outgoing",
+        "queued_s",
+        "replica_id",
+        "sent",
+        "upload",
+    )
+
+    def __init__(
+        self,
+        begin: Begin,
+        upload: Upload,
+        loop: asyncio.AbstractEventLoop,
+        on_answer: "Callable[[Exchange], None] | None" = None,
+    ) -> None:
         self.begin = begin
         self.upload = upload
-        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self.loop = loop
+        self.on_answer = on_answer
+        self.head: Answer | None = None
+        self.error: errors.ModelplexError | None = None
         self.body: Incoming | None = None
         self.replica_id = ""
         self.arrived = time.perf_counter()
         self.queued_s = 0.0
         self.cold_deadline: float | None = None  # by the event loop's clock
+        self.sent = False
         self.outgoing: Outgoing | None = None
         self.failure_body = b""
         self.load_s = 0.0
+        self._future: asyncio.Future[Answer] | None = None
+
+    @property
+    def answer(self) -> asyncio.Future[Answer]:
+        """The head of the answer, to be awaited. Raises the error."""
+        if self._future is None:
+            self._future = self.loop.create_future()
+            self._tell()
+        return self._future
+
+    def answered(self) -> None:
+        """Tell who waits for the head of the answer that it is there."""
+        self._tell()
+        on_answer, self.on_answer = self.on_answer, None  # which often knows the exchange: a circle
+        if on_answer is not None:
+            on_answer(self)
 
     def fail(self, error: errors.ModelplexError) -> None:
         self.end_upload()
         if self.body is not None:
             self.body.fail(error)
-        elif not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # whoever waited for it may be gone
+        elif self.error is None:
+            self.error = error
+            self._tell()
+            on_answer, self.on_answer = self.on_answer, None
+            if on_answer is not None:
+                self.loop.call_soon(on_answer, self)  # not now: others may have to be told of the same fault
+
+    def _tell(self) -> None:
+        future = self._future
+        if future is None or future.done():
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+            future.exception()  # whoever waited for it may be gone
+        elif self.head is not None:
+            future.set_result(self.head)
 
     def end_upload(self) -> None:
         self.upload.stop()
@@ -84,13 +145,22 @@ class DeploymentRouter:
 
     # Requests
 
-    def begin(self, begin: Begin, upload: Upload, timeout_s: float | None = None) -> Exchange:
-        """Have a request sent to the replica that suits it, now or when one is free. `begin` is the router's then."""
+    def begin(
+        self,
+        begin: Begin,
+        upload: Upload,
+        timeout_s: float | None = None,
+        on_answer: Callable[[Exchange], None] | None = None,
+    ) -> Exchange:
+        """Have a request sent to the replica that suits it, now or when one is free. `begin` is the router's then.
+
+        `on_answer` is called when the exchange has an answer, or an error; never before this has returned.
+        """
         begin.stream = number = self._core.number()
         begin.arrived_at = time.time()
-        exchange = Exchange(begin, upload, self._loop)
+        exchange = Exchange(begin, upload, self._loop, on_answer)
         if self._closed:
-            exchange.fail(self._gone())
+            exchange.fail(_gone(self._name))
             return exchange
         self._exchanges[number] = exchange
         self._emptied.clear()
@@ -98,7 +168,10 @@ class DeploymentRouter:
         deadline = None if timeout_s is None else now + timeout_s
         if begin.max_cold_wait_s is not None:
             exchange.cold_deadline = now + begin.max_cold_wait_s
-        self._perform(self._core.submit(number, begin.model_id, now, deadline, exchange.cold_deadline))
+        commands = self._core.submit(number, begin.model_id, now, deadline, exchange.cold_deadline)
+        self._obey(commands)
+        if not commands:
+            self._set_timer()  # it waits
         return exchange
 
     def cancel(self, exchange: Exchange) -> None:
@@ -133,13 +206,13 @@ class DeploymentRouter:
 
     def _drop_waiting(self) -> None:
         for exchange in reversed([e for e in self._exchanges.values() if not e.replica_id]):
-            self._drop(exchange, self._gone())
+            self._drop(exchange, _gone(self._name))
 
     async def close(self) -> None:
         """Drop every link; whoever still waits for an answer is told that there will be none."""
         self._closed = True
         for exchange in reversed(list(self._exchanges.values())):  # the oldest last, or it would make place for others
-            self._drop(exchange, self._gone())
+            self._drop(exchange, _gone(self._name))
         await self._links.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -205,11 +278,10 @@ class DeploymentRouter:
                 self._core.answered(number)
                 exchange.body = Incoming(lambda size: link.send(messages.Credit(number, size)))
                 exchange.body.feed(body, more=message.more)
-                exchange.load_s = message.load_s
-                if not exchange.answer.done():
-                    exchange.answer.set_result(message)
+                exchange.load_s, exchange.head = message.load_s, message
                 if not message.more:
                     self._finish(exchange, message.ongoing, message)
+                exchange.answered()
             case messages.Chunk(more=more) if exchange.body is not None:
                 exchange.body.feed(body, more=more)
                 if not more:
@@ -233,7 +305,7 @@ class DeploymentRouter:
         exchange.end_upload()
         harm_s, holds = (None, False) if answer is None else (answer.harm_s, answer.holds)
         now = self._loop.time()
-        self._perform(self._core.finish(number, now, exchange.load_s, ongoing, harm_s, holds=holds))
+        self._obey(self._core.finish(number, now, exchange.load_s, ongoing, harm_s, holds=holds))
 
     def _forget(self, number: int) -> None:
         del self._exchanges[number]
@@ -243,6 +315,10 @@ class DeploymentRouter:
     # What the core decides
 
     def _perform(self, commands: list[routing.Command]) -> None:
+        self._obey(commands)
+        self._set_timer()
+
+    def _obey(self, commands: list[routing.Command]) -> None:
         for command in commands:
             match command:
                 case routing.Send():
@@ -250,42 +326,28 @@ class DeploymentRouter:
                 case routing.Reject(number):
                     exchange = self._exchanges[number]
                     self._forget(number)
-                    exchange.fail(self._rejection(command, exchange.begin))
+                    exchange.fail(_rejection(self._name, command, exchange.begin))
                 case routing.Prefetch(replica_id, model_id):
                     if (link := self._links.get(replica_id)) is not None:
                         link.send(messages.Prefetch(model_id))
-        self._set_timer()
 
     def _send(self, exchange: Exchange, send: routing.Send) -> None:
         link, number = self._links.get(send.replica_id), exchange.begin.stream
         assert link is not None, "the core knows of no other replicas than those that are linked"
         exchange.replica_id = send.replica_id
         exchange.queued_s = time.perf_counter() - exchange.arrived
-        outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
-        exchange.outgoing = outgoing
-        part, more = exchange.upload.begin(outgoing)
-        # A copy, since it may be sent again.
-        begin = msgspec.structs.replace(exchange.begin, more=more, fits=send.fits, waited=send.waited, share=send.share)
+        part = exchange.upload.whole
+        more = part is None
+        if part is None:
+            exchange.outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
+            part, more = exchange.upload.begin(exchange.outgoing)
+        if exchange.sent:
+            exchange.begin = msgspec.structs.replace(exchange.begin)  # what was sent may still be on its way
+        exchange.sent, begin = True, exchange.begin
+        begin.more, begin.fits, begin.waited, begin.share = more, send.fits, send.waited, send.share
         if exchange.cold_deadline is not None:
             begin.max_cold_wait_s = max(0.0, exchange.cold_deadline - self._loop.time())
         link.send(begin, part)
-
-    def _gone(self) -> errors.ModelplexError:
-        return errors.DeploymentUnavailableError(f"{self._name} is no longer served.")
-
-    def _rejection(self, reject: routing.Reject, begin: Begin) -> errors.ModelplexError:
-        match reject.why:
-            case routing.Why.COLD:
-                return errors.too_cold(begin.model_id, reject.retry_after_s)
-            case routing.Why.QUEUE_FULL:
-                text = f"{self._name} has as many requests waiting as max_queued_requests allows."
-                return errors.BackPressureError(text, retry_after_s=1.0)
-            case routing.Why.DEADLINE:
-                return errors.RequestTimeoutError(f"{self._name} did not begin to answer within the request's time.")
-            case routing.Why.NO_REPLICA:
-                return errors.DeploymentUnavailableError(f"{self._name} has no replica that runs.", retry_after_s=1.0)
-            case routing.Why.REPLICA_LOST:
-                return errors.ReplicaLostError(f"The replica of {self._name} died while it worked on the request.")
 
     def _set_timer(self) -> None:
         at = self._core.next_tick
@@ -298,3 +360,22 @@ class DeploymentRouter:
     def _tick(self) -> None:
         self._timer = None
         self._perform(self._core.tick(self._loop.time()))
+
+
+def _gone(name: str) -> errors.ModelplexError:
+    return errors.DeploymentUnavailableError(f"{name} is no longer served.")
+
+
+def _rejection(name: str, reject: routing.Reject, begin: Begin) -> errors.ModelplexError:
+    match reject.why:
+        case routing.Why.COLD:
+            return errors.too_cold(begin.model_id, reject.retry_after_s)
+        case routing.Why.QUEUE_FULL:
+            text = f"{name} has as many requests waiting as max_queued_requests allows."
+            return errors.BackPressureError(text, retry_after_s=1.0)
+        case routing.Why.DEADLINE:
+            return errors.RequestTimeoutError(f"{name} did not begin to answer within the request's time.")
+        case routing.Why.NO_REPLICA:
+            return errors.DeploymentUnavailableError(f"{name} has no replica that runs.", retry_after_s=1.0)
+        case routing.Why.REPLICA_LOST:
+            return errors.ReplicaLostError(f"The replica of {name} died while it worked on the request.")

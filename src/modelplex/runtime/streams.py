@@ -43,6 +43,8 @@ class Outgoing:
         send: puts one chunk on the link, and says whether more will follow.
     """
 
+    __slots__ = ("_closed", "_credit", "_more_credit", "_send")
+
     def __init__(self, send: Callable[[bytes | memoryview, bool], None]) -> None:
         self._send = send
         self._credit = WINDOW_BYTES
@@ -88,6 +90,8 @@ class Incoming:
     Args:
         credit: tells the sender how many bytes were consumed.
     """
+
+    __slots__ = ("_arrived", "_chunks", "_consumed", "_error", "_give_credit", "complete")
 
     def __init__(self, credit: Callable[[int], None]) -> None:
         self._give_credit = credit
@@ -151,6 +155,8 @@ class Upload:
         more: whether more will come, by `write`.
     """
 
+    __slots__ = ("_changed", "_chunks", "_live", "_more", "_next", "_pump", "_sent_bytes", "replayable")
+
     def __init__(self, data: bytes, *, more: bool) -> None:
         self._chunks = [data]
         self._next = 0  # the chunk to be sent next
@@ -159,6 +165,13 @@ class Upload:
         self._changed = Wakeup()
         self._pump: asyncio.Task[None] | None = None
         self.replayable = True
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, if it is all there and goes along with the request's head; there is nothing to `begin` then."""
+        if self._more or len(self._chunks) > 1 or len(self._chunks[0]) > CHUNK_BYTES:
+            return None
+        return self._chunks[0]
 
     def begin(self, outgoing: Outgoing) -> tuple[bytes, bool]:
         """Start over on another link: the bytes that go with the request's head, and whether more will follow."""

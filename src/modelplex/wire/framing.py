@@ -33,12 +33,14 @@ class FrameReader:
 
     def feed(self, data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
         """The frames (head, body) that are complete with these bytes. Raises `ProtocolError` on sizes beyond bounds."""
-        buffer = self._buffer
-        buffer += data
+        source: bytes | bytearray | memoryview = data
+        if self._buffer:
+            source = self._buffer
+            source += data
         frames: list[tuple[bytes, bytes]] = []
-        at, end = 0, len(buffer)
+        at, end = 0, len(source)
         while end - at >= _SIZES.size:
-            head_size, body_size = _SIZES.unpack_from(buffer, at)
+            head_size, body_size = _SIZES.unpack_from(source, at)
             if head_size > HEAD_BYTES_MAX or body_size > CHUNK_BYTES:
                 raise ProtocolError(
                     f"a frame announces {head_size} + {body_size} bytes: the peer speaks something else"
@@ -46,8 +48,10 @@ class FrameReader:
             body_at = at + _SIZES.size + head_size
             if end < body_at + body_size:
                 break
-            frames.append((bytes(buffer[at + _SIZES.size : body_at]), bytes(buffer[body_at : body_at + body_size])))
+            frames.append((bytes(source[at + _SIZES.size : body_at]), bytes(source[body_at : body_at + body_size])))
             at = body_at + body_size
-        if at:
-            del buffer[:at]
+        if source is self._buffer:
+            del self._buffer[:at]
+        elif at < end:
+            self._buffer += source[at:]
         return frames
