@@ -78,8 +78,15 @@ class Full(io.StringIO):
         raise OSError("no space left on device")
 
 
+class Bare(LineFormatter):
+    """Lines of a message alone."""
+
+    def line(self, *parts: object) -> str:
+        return str(parts[-1])
+
+
 def to(log: logging.Logger, *streams: IO[str]) -> QueueHandler:
-    return QueueHandler(logging.Formatter("%(message)s"), list(streams), log)
+    return QueueHandler(Bare("c", "p"), list(streams), log)
 
 
 def lines(path: Path) -> list[str]:
@@ -377,6 +384,32 @@ def test_a_frequent_line_is_left_out_below_the_level(log: logging.Logger, caplog
     log.setLevel(logging.WARNING)
     frequent("hello")
     assert not caplog.records
+
+
+def drop_secrets(record: logging.LogRecord) -> bool:
+    return "secret" not in record.getMessage()
+
+
+@pytest.mark.parametrize("of_the_handler", [False, True])
+def test_a_frequent_line_passes_through_filters(log: logging.Logger, of_the_handler: bool) -> None:
+    stream = io.StringIO()
+    handler = to(log, stream)
+    (handler if of_the_handler else log).addFilter(drop_secrets)
+    frequent = logs.FrequentLine(log)
+    frequent("a secret")
+    frequent("no news")
+    handler.close()
+    log.removeFilter(drop_secrets)
+    assert stream.getvalue() == "no news\n"
+
+
+def test_a_frequent_line_reaches_every_handler_once(log: logging.Logger) -> None:
+    streams = io.StringIO(), io.StringIO()
+    handlers = [to(log, stream) for stream in streams]
+    logs.FrequentLine(log)("hello")
+    for handler in handlers:
+        handler.close()
+    assert [stream.getvalue() for stream in streams] == ["hello\n", "hello\n"]
 
 
 def test_more_lines_than_are_written_at_a_time(log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:

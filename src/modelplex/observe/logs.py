@@ -41,26 +41,31 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # What the base class does, made for one format: this is half of what a line costs.
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._time = second, time.strftime(self.default_time_format, time.localtime(second))
         request: context.RequestContext | None = getattr(record, "request", None)
-        of = "- - -" if request is None else f"{request.request_id} {request.route or '-'} {request.app_name}"
-        line = (
-            f"{record.levelname} {self._time},{int(record.msecs):03d} {self._names} {of} "
-            f"{record.filename}:{record.lineno} - {record.getMessage()}"
-        )
+        place = f"{record.filename}:{record.lineno}"
+        line = self.line(record.levelname, record.created, record.msecs, request, place, record.getMessage())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         if record.stack_info:
             line += "\n" + self.formatStack(record.stack_info)
         return line
 
+    def line(
+        self, level: str, created: float, msecs: float, request: context.RequestContext | None, place: str, message: str
+    ) -> str:
+        """A line of its parts; `place` is file:line."""
+        second = int(created)
+        if second != self._second:
+            self._second, self._time = second, time.strftime(self.default_time_format, time.localtime(second))
+        of = "- - -" if request is None else f"{request.request_id} {request.route or '-'} {request.app_name}"
+        return f"{level} {self._time},{int(msecs):03d} {self._names} {of} {place} - {message}"
+
 
 class FrequentLine:
     """A log call that every request makes: like `logger.info`, but what never changes is found out once.
 
-    To look for the caller, its thread and its process costs `logging` more than all else of a line.
+    To look for the caller, its thread and its process costs `logging` more than all else of a line. The record itself
+    is spared, too, while the only handler is the one below.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -69,11 +74,34 @@ class FrequentLine:
         place = (caller.f_code.co_filename, caller.f_lineno)
         record = logging.LogRecord(logger.name, logging.INFO, *place, "", None, None)
         self._unchanging = record.__dict__
+        self.place = f"{record.filename}:{record.lineno}"
 
     def __call__(self, message: str) -> None:
-        if self._logger.isEnabledFor(logging.INFO):
-            now = time.time()
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        now = time.time()
+        handler = self._only_handler()
+        if handler is not None:
+            handler.put((self, now, context.request(), message))
+        else:
             self._logger.handle(_Record({**self._unchanging, "msg": message, "created": now, "msecs": now % 1 * 1e3}))
+
+    def _only_handler(self) -> "QueueHandler | None":
+        """The one that gets all that the logger is told, if there is no other and nothing is filtered."""
+        only: QueueHandler | None = None
+        logger: logging.Logger | None = self._logger
+        filters = self._logger.filters
+        while logger is not None:
+            for handler in logger.handlers:
+                if only is not None or not isinstance(handler, QueueHandler):
+                    return None
+                only = handler
+            logger = logger.parent if logger.propagate else None
+        return None if only is None or filters or only.filters else only
+
+
+# What a `FrequentLine` is told: itself, when, of which request, and the message.
+_Frequent = tuple[FrequentLine, float, context.RequestContext | None, str]
 
 
 class _Record(logging.LogRecord):
@@ -90,13 +118,14 @@ class QueueHandler(logging.Handler):
         logger: what the records come from, until the handler is closed.
     """
 
-    def __init__(self, formatter: logging.Formatter, streams: list[IO[str]], logger: logging.Logger) -> None:
+    def __init__(self, formatter: LineFormatter, streams: list[IO[str]], logger: logging.Logger) -> None:
         super().__init__()
         self.setFormatter(formatter)
+        self._formatter = formatter
         self.dropped = 0
         self._logger = logger
         self._streams = streams
-        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[logging.LogRecord | _Frequent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="modelplex-log", daemon=True)
         self._thread.start()
         logger.addHandler(self)
@@ -110,11 +139,15 @@ class QueueHandler(logging.Handler):
         return passed
 
     def emit(self, record: logging.LogRecord) -> None:
+        record.request = context.request()
+        self.put(record)
+
+    def put(self, what: "logging.LogRecord | _Frequent") -> None:
+        """Have a line written, unless too many are to be."""
         if self._queue.qsize() >= RECORDS_MAX:
             self.dropped += 1
-            return
-        record.request = context.request()
-        self._queue.put(record)
+        else:
+            self._queue.put(what)
 
     def close(self) -> None:
         """Take no more records, write what is on the queue, within a second, and end."""
@@ -142,7 +175,10 @@ class QueueHandler(logging.Handler):
                 text += f"({dropped} lines were dropped here: they came faster than they could be written)\n"
             self._put(text, flush=caught_up)
 
-    def _text(self, record: logging.LogRecord) -> str:
+    def _text(self, record: "logging.LogRecord | _Frequent") -> str:
+        if isinstance(record, tuple):
+            frequent, created, request, message = record
+            return self._formatter.line("INFO", created, created % 1 * 1e3, request, frequent.place, message) + "\n"
         try:
             return self.format(record) + "\n"
         except Exception:  # noqa: BLE001 - one log call whose message and arguments do not fit must not end the rest
