@@ -20,6 +20,7 @@ class ModelHosts:
     def __init__(self, make: Callable[[Loader, object], ModelHost]) -> None:
         self._make = make
         self._hosts: dict[tuple[Loader, int], ModelHost] = {}
+        self._sole: ModelHost | None = None  # the one that there is, if there is just one; it is asked on every request
 
     def get(self, loader: Loader, owner: object) -> ModelHost:
         # The host keeps its owner alive, so the owner's id stays its own.
@@ -27,6 +28,7 @@ class ModelHosts:
         host = self._hosts.get(key)
         if host is None:
             host = self._hosts[key] = self._make(loader, owner)
+            self._sole = host if len(self._hosts) == 1 else None
         return host
 
     async def start(self) -> None:
@@ -65,6 +67,8 @@ class ModelHosts:
     @property
     def harm_s(self) -> float:
         """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
+        if self._sole is not None:
+            return self._sole.cache.harm_s
         return max([host.cache.harm_s for host in self._in_use], default=0.0)
 
     def knows(self, model_id: str) -> bool:
@@ -73,10 +77,9 @@ class ModelHosts:
 
     def holds(self, model_id: str) -> bool:
         """Whether the model is loaded."""
-        for host in self._hosts.values():  # noqa: SIM110 - on the request path, and twice as fast as any()
-            if host.cache.holds(model_id):
-                return True
-        return False
+        if self._sole is not None:
+            return self._sole.cache.holds(model_id)
+        return any(host.cache.holds(model_id) for host in self._hosts.values())
 
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is loaded; None if it is not."""
