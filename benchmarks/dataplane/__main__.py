@@ -59,19 +59,31 @@ def run_session(
 
 
 def run_round(
-    systems: list[System], measurements: dict[str, Measurement], replicas: int, seconds: int, seed: int
+    systems: list[System],
+    measurements: dict[str, Measurement],
+    replicas: int,
+    seconds: int,
+    seed: int,
+    failures: list[str],
 ) -> dict[str, Figures]:
+    """What fails is put among the failures, and the rest is measured: a run takes long."""
     figures: dict[str, Figures] = {}
     for system in systems:
         mine = {name: m for name, m in measurements.items() if m.applies_to(system, replicas)}
         for session in dict.fromkeys(m.session for m in mine.values()):
             shared = {name: m for name, m in mine.items() if m.session is session}
-            new = run_session(system, replicas, session, shared, seconds, seed)
-            figures.setdefault(system.name, {}).update(new)
+            try:
+                new = run_session(system, replicas, session, shared, seconds, seed)
+            except BenchmarkError as error:
+                print(error, flush=True)
+                failures.append(str(error).partition("\n")[0])
+            else:
+                figures.setdefault(system.name, {}).update(new)
     return figures
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> list[str]:
+    """Measure, and write what was found. Answers what failed."""
     by_name = {system.name: system for system in SYSTEMS}
     systems = [by_name[name] for name in chosen("system", options.only, list(by_name))]
     measurements = {name: MEASUREMENTS[name] for name in chosen("measurement", options.measure, list(MEASUREMENTS))}
@@ -88,17 +100,20 @@ def run(options: argparse.Namespace) -> None:
         ", ".join(versions(tuple(systems))),
         f"rounds: {options.rounds}; {options.seconds} s for each run of wrk",
     ]
+    failures: list[str] = []
     for seed in range(options.rounds):
         print(f"round {seed + 1} of {options.rounds}", flush=True)
         for replicas in numbers:
-            results[replicas].append(run_round(systems, measurements, replicas, options.seconds, seed))
+            results[replicas].append(run_round(systems, measurements, replicas, options.seconds, seed, failures))
         (BENCH / "results.json").write_text(report.as_json(results, described))
+    described += [f"failed, and left out: {failure}" for failure in failures]
     titles = {system.name: system.title for system in systems}
     report.draw(BENCH / "plot.png", results, titles)
     text = report.markdown(results, titles, described)
     print(text)
     if not (options.only or options.measure or options.replicas):
         PAGE.write_text(report.replace_between_markers(PAGE.read_text(), text))
+    return failures
 
 
 def main() -> None:
@@ -110,7 +125,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5, help="for each run of wrk")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in the same good order as Ctrl-C
     try:
-        run(parser.parse_args())
+        if failures := run(parser.parse_args()):
+            sys.exit("\n".join(["some measurements failed:", *failures]))
     except BenchmarkError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
