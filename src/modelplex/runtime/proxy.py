@@ -50,7 +50,7 @@ class Proxy:
 
     def __call__(self, http: HTTPExchange) -> None:
         """Answer a request, now or later."""
-        request = _Request(http, self._options)
+        request = _Request(http, self._options, self._directory.loop)
         try:
             if http.path.startswith("/-/"):
                 request.respond(*self._own_page(http.path))
@@ -104,10 +104,10 @@ class _Request:
         "_told",
     )
 
-    def __init__(self, http: HTTPExchange, options: HTTPOptions) -> None:
+    def __init__(self, http: HTTPExchange, options: HTTPOptions, loop: asyncio.AbstractEventLoop) -> None:
         self._http = http
         self._options = options
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._told: dict[bytes, bytes] = {}  # the headers that are read here; of several of one name, the first
         for name, value in http.headers:
             if (known := _NAMES.get(name)) is not None:

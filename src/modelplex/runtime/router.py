@@ -176,7 +176,8 @@ class DeploymentRouter:
 
     def cancel(self, exchange: Exchange) -> None:
         """The caller has gone away, or has what it wants. Nothing happens if the exchange is over."""
-        self._drop(exchange, errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
+        if exchange.begin.stream in self._exchanges:  # seldom: an error costs as much as a decision
+            self._drop(exchange, errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
 
     def _drop(self, exchange: Exchange, error: errors.ModelplexError) -> None:
         number = exchange.begin.stream
