@@ -12,8 +12,20 @@ from virtual_time import in_virtual_time, turns
 from modelplex import context
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader, multiplexed
+from modelplex.runtime.payload import dumps
 from modelplex.wire import messages
-from modelplex.wire.messages import Message, ModelGone, ModelLoaded, ModelLoading, Ongoing, Refuse, Retiring, Welcome
+from modelplex.wire.messages import (
+    Answer,
+    Begin,
+    Message,
+    ModelGone,
+    ModelLoaded,
+    ModelLoading,
+    Ongoing,
+    Refuse,
+    Retiring,
+    Welcome,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +191,24 @@ async def test_beyond_max_ongoing_a_request_is_refused_and_not_begun() -> None:
         for stream in running:
             await router.reply(stream)
         assert router.all_of(Refuse) == [Refuse(refused, 2)]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "its router is gone"])
+@in_virtual_time
+async def test_a_request_that_ends_before_its_first_step_gives_its_slot_back(how: str) -> None:
+    async with replica_of(Sleeper, max_ongoing_requests=1) as replica:
+        router, other = RawRouter(replica), RawRouter(replica)
+        await turns(5)
+        replica.received(router.far_end, Begin(1, "r", "app", "/", "__call__", "", False), dumps(((), {})))
+        assert replica.ongoing == 1
+        if how == "cancelled":
+            replica.received(router.far_end, messages.Cancel(1), b"")
+        else:
+            replica.lost(router.far_end)
+        assert replica.ongoing == 0
+        await turns(5)
+        assert not any(isinstance(message, Answer) for message, _ in router.heard)
+        assert (await other.reply(other.call())).value == 0.0
 
 
 @in_virtual_time

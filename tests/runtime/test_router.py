@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 
 import pytest
 from router_alone import SOON_S, body_of, router_to, soon, timers_left
@@ -10,6 +11,7 @@ from virtual_time import in_virtual_time
 
 from modelplex import config, errors
 from modelplex.core.routing import LOSSES_MAX
+from modelplex.runtime.router import Exchange
 from modelplex.runtime.streams import REPLAY_BYTES_MAX, WINDOW_BYTES, Upload
 from modelplex.wire import messages
 from modelplex.wire.framing import CHUNK_BYTES
@@ -75,6 +77,68 @@ async def test_a_failure_in_the_middle_of_an_answer_reaches_its_reader_after_wha
         assert await exchange.body.read() == b"one"
         with pytest.raises(errors.UserCodeError):
             await exchange.body.read()
+
+
+@in_virtual_time
+async def test_who_asked_to_be_called_back_is_so_once_when_the_answer_is_there() -> None:
+    replica = ScriptedReplica()
+    async with router_to(replica) as requests:
+        seen: list[tuple[bytes, bool]] = []
+
+        def on_answer(exchange: Exchange) -> None:
+            assert exchange.body is not None
+            assert exchange.head is not None
+            seen.append((exchange.body.read_nowait(), exchange.body.exhausted))
+            requests.router.cancel(exchange)  # as one does who has what it wants
+
+        for _ in range(2):
+            requests.send(on_answer=on_answer)
+        await soon()
+        replica.answer(replica.streams[0], b"whole")
+        replica.answer(replica.streams[1], b"part", more=True)
+        await soon()
+        assert seen == [(b"whole", True), (b"part", False)]
+        assert len(replica.all_of(Cancel)) == 1
+
+
+@pytest.mark.parametrize("how", ["at once", "later"])
+@in_virtual_time
+async def test_who_asked_to_be_called_back_is_told_of_an_error_but_never_before_the_exchange_is_known(how: str) -> None:
+    async with router_to() as requests:
+        if how == "at once":
+            await requests.router.close()
+        seen: list[errors.ModelplexError | None] = []
+        exchange = requests.send(timeout_s=1.0, on_answer=lambda exchange: seen.append(exchange.error))
+        assert seen == []
+        await asyncio.sleep(2.0)
+        assert seen == [exchange.error]
+        expected = errors.DeploymentUnavailableError if how == "at once" else errors.RequestTimeoutError
+        assert type(exchange.error) is expected
+        with pytest.raises(expected):
+            await exchange.answer
+
+
+@in_virtual_time
+async def test_an_exchange_that_is_over_is_freed_without_the_garbage_collector() -> None:
+    replica = ScriptedReplica()
+    async with router_to(replica) as requests:
+
+        class Caller:
+            def __init__(self) -> None:
+                self.exchange = requests.send(on_answer=self.answered)
+
+            def answered(self, exchange: Exchange) -> None:
+                assert exchange is self.exchange
+
+        caller = weakref.ref(Caller())
+        await soon()
+        gc.disable()
+        try:
+            replica.answer(replica.streams[0], b"")
+            await soon()
+            assert caller() is None
+        finally:
+            gc.enable()
 
 
 @in_virtual_time

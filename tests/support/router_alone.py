@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from scripted_replica import Network, ScriptedReplica
 
@@ -32,9 +32,10 @@ class Requests:
         timeout_s: float | None = None,
         upload: Upload | None = None,
         max_cold_wait_s: float | None = None,
+        on_answer: Callable[[Exchange], None] | None = None,
     ) -> Exchange:
         begin = Begin(0, "r", "app", "/", "__call__", model_id, False, max_cold_wait_s=max_cold_wait_s)
-        return self.router.begin(begin, upload or Upload(b"body", more=False), timeout_s)
+        return self.router.begin(begin, upload or Upload(b"body", more=False), timeout_s, on_answer)
 
     async def many(self, count: int) -> list[Exchange]:
         exchanges = [self.send() for _ in range(count)]
