@@ -73,6 +73,8 @@ class ModelHosts:
 
     def knows(self, model_id: str) -> bool:
         """Whether the model is loaded, being loaded, or waited for."""
+        if self._sole is not None:
+            return self._sole.cache.knows(model_id)
         return any(host.cache.knows(model_id) for host in self._hosts.values())
 
     def holds(self, model_id: str) -> bool:
