@@ -14,7 +14,7 @@ ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
     {"context"},
-    {"multiplex", "handle"},
+    {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
     {"runtime"},
     {"engines", "sim"},

@@ -81,9 +81,9 @@ class DeploymentConfig:
         if not isinstance(self.name, str) or not self.name or "#" in self.name:
             raise ValueError(f"A deployment's name must be a non-empty string without '#', got {self.name!r}.")
         for option, least in (("num_replicas", 1), ("max_ongoing_requests", 1), ("max_constructor_retry_count", 0)):
-            _check_int(option, getattr(self, option), least)
+            check_int(option, getattr(self, option), least)
         if self.max_queued_requests != UNLIMITED:
-            _check_int("max_queued_requests", self.max_queued_requests, 0, f", or {UNLIMITED} for any number")
+            check_int("max_queued_requests", self.max_queued_requests, 0, f", or {UNLIMITED} for any number")
         timeout_s = self.graceful_shutdown_timeout_s
         if not isinstance(timeout_s, int | float) or timeout_s < 0:
             raise ValueError(
@@ -97,7 +97,7 @@ class DeploymentConfig:
         return [field.name for field in fields(cls)]
 
 
-def _check_int(option: str, value: object, least: int, more: str = "", *, most: float = math.inf) -> None:
+def check_int(option: str, value: object, least: int, more: str = "", *, most: float = math.inf) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{option} must be an integer of at least {least}{more}, got {value!r}.")
 
@@ -125,10 +125,10 @@ class HTTPOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host:
             raise ValueError(f"host must be an address to listen on, got {self.host!r}.")
-        _check_int("port", self.port, 0, " and at most 65535", most=65535)
-        _check_int("keep_alive_timeout_s", self.keep_alive_timeout_s, 1)
-        _check_int("max_body_bytes", self.max_body_bytes, 0)
-        _check_int("num_proxies", self.num_proxies, 1)
+        check_int("port", self.port, 0, " and at most 65535", most=65535)
+        check_int("keep_alive_timeout_s", self.keep_alive_timeout_s, 1)
+        check_int("max_body_bytes", self.max_body_bytes, 0)
+        check_int("num_proxies", self.num_proxies, 1)
         timeout_s = self.request_timeout_s
         if timeout_s is not None and (not isinstance(timeout_s, int | float) or timeout_s <= 0):
             raise ValueError(f"request_timeout_s must be a number of seconds above 0, or None, got {timeout_s!r}.")
@@ -203,7 +203,7 @@ class CacheOptions:
                 f"max_num_models_per_replica must be at least 1, or {UNLIMITED} for any number, got {self.models_max}."
             )
         if self.loads_max != UNLIMITED:
-            _check_int("max_concurrent_loads", self.loads_max, 1)
+            check_int("max_concurrent_loads", self.loads_max, 1)
         for option in ("load_timeout_s", "idle_ttl_s"):
             check_seconds(option, getattr(self, option), above_0=True)
         check_seconds("min_residency_s", self.min_residency_s, above_0=False)

@@ -24,6 +24,8 @@ class RequestContext:
         share: how popular its model is, if it was not loaded here when it was sent (`core.dispatch.Send`).
         cold_deadline: when it will wait no longer for a model that is not loaded, by the event loop's clock.
         ended: a lease that is granted after this is given back at once.
+        part_of: the request that waits for this one, as the first call of a batch does; what either has leased is
+            known to be held by whoever waits for the other.
     """
 
     request_id: str
@@ -38,6 +40,14 @@ class RequestContext:
     share: float = 0.0
     cold_deadline: float | None = None
     ended: bool = False
+    part_of: "RequestContext | None" = None
+
+    def end(self) -> None:
+        """Give back what it has leased, and whatever it may be granted from now on."""
+        self.ended = True
+        for release in self.leases:
+            release()
+        self.leases.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,9 +356,9 @@ async def test_the_process_is_not_judged_while_the_size_of_a_model_is_unknown(pr
 
     world = World(make, models_max=2)
     world.watch.follow(world.reports.append, Told())
-    world.host._store._runner._running = 1  # another model loads all the while
+    world.host._cached._runner._running = 1  # another model loads all the while
     await world.use("a", "b", "c")
-    world.host._store._runner._running = 0
+    world.host._cached._runner._running = 0
     await world.use("d")  # c is still there
     assert told == []
     await world.use("e")
@@ -503,7 +503,7 @@ async def test_the_variables_of_a_request_are_not_held_by_timers() -> None:
     value = await asyncio.create_task(request())
     await asyncio.sleep(0)
     assert world.watch._timer is not None
-    assert world.host._store._timer is not None
+    assert world.host._cached._timer is not None
     assert value() is None
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from modelplex import context, errors
 from modelplex.core.cache import ModelCache, Start
 from modelplex.multiplex import Loader
+from modelplex.runtime.cached_models import CachedModels, Publisher
 from modelplex.runtime.leak_watch import LeakWatch
-from modelplex.runtime.model_store import ModelStore, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +44,15 @@ class ModelHost:
     ) -> None:
         self.used = False
         self._options = loader.options
-        self._store = ModelStore(loader, owner, threads, publish, leaks or LeakWatch())
-        self._models = self._store.models
+        self._cached = CachedModels(loader, owner, threads, publish, leaks or LeakWatch())
+        self._models = self._cached.models
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
         self._pinned: list[int] = []  # leases that end with the host
 
     @property
     def cache(self) -> ModelCache:
-        return self._store.cache
+        return self._cached.cache
 
     async def start(self) -> None:
         """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
@@ -69,14 +69,14 @@ class ModelHost:
         if pinned:
             self._pinned.append(ticket)
         else:
-            self._store.release(ticket)
+            self._cached.release(ticket)
 
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
-        self._store.close()
+        self._cached.close()
         while self._pinned:
-            self._store.release(self._pinned.pop())
-        await self._store.closed()
+            self._cached.release(self._pinned.pop())
+        await self._cached.closed()
 
     # Leases
 
@@ -85,9 +85,9 @@ class ModelHost:
         ticket = await self._acquire(model_id, request)
         model = self._models[model_id]
         if request is None or request.ended:
-            self._store.release(ticket)
+            self._cached.release(ticket)
         else:
-            request.leases.append(lambda: self._store.release(ticket))
+            request.leases.append(lambda: self._cached.release(ticket))
         return model
 
     @contextlib.asynccontextmanager
@@ -97,16 +97,16 @@ class ModelHost:
         try:
             yield self._models[model_id]
         finally:
-            self._store.release(ticket)
+            self._cached.release(ticket)
 
     async def _acquire(self, model_id: str, request: context.RequestContext | None) -> int:
         """The ticket of a lease of the model; the request notes how it met it. Raises why there is none."""
         self.used = True
         began = time.perf_counter()
         try:
-            if model_id not in self._models and not await self._store.exists(model_id):
+            if model_id not in self._models and not await self._cached.exists(model_id):
                 raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
-            ticket, answer = self._store.ask(model_id, request)
+            ticket, answer = self._cached.ask(model_id, request)
             start = answer if isinstance(answer, Start) else await self._granted(model_id, ticket, answer, request)
         finally:
             if request is not None:
@@ -124,7 +124,7 @@ class ModelHost:
                 await self._wait_for_cold(model_id, answer, request.cold_deadline)
             return await answer
         except (asyncio.CancelledError, errors.ModelColdError):
-            self._store.give_up(ticket)
+            self._cached.give_up(ticket)
             raise
 
     # Cold models
@@ -141,11 +141,11 @@ class ModelHost:
     def prefetch(self, model_id: str) -> None:
         """Have the model loaded, if there is such a model, on behalf of nobody."""
         if model_id not in self._models:
-            self._store.run(self._prefetch(model_id))
+            self._cached.run(self._prefetch(model_id))
 
     async def _prefetch(self, model_id: str) -> None:
         try:
-            if await self._store.exists(model_id):
+            if await self._cached.exists(model_id):
                 self._want(model_id)
         except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
             log.error("Whether there is a model '%s' cannot be found out: %r", model_id, error, exc_info=error)
@@ -154,15 +154,15 @@ class ModelHost:
         """Wait for the model on behalf of nobody, once for all who gave up: so it keeps its place in the queue."""
         if model_id in self._wanted:
             return
-        ticket, answer = self._store.ask(model_id, None)
+        ticket, answer = self._cached.ask(model_id, None)
         if isinstance(answer, Start):  # it has been loaded meanwhile
-            self._store.release(ticket)
+            self._cached.release(ticket)
             return
         self._wanted.add(model_id)
 
         def over(answer: "asyncio.Future[Start]") -> None:
             self._wanted.discard(model_id)
             if answer.exception() is None:
-                self._store.release(ticket)
+                self._cached.release(ticket)
 
         answer.add_done_callback(over)

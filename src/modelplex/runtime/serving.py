@@ -166,12 +166,10 @@ class Serving:
     def end(self, *, answered: bool = True, ok: bool = True) -> None:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
         if not self._ended:
-            self._ended = self._context.ended = True
+            self._ended = True
             if self._host.watchers:
                 self._host.watchers.tell(self._record(ok))
-            for release in self._context.leases:
-                release()
-            self._context.leases.clear()
+            self._context.end()
             self._host.finished(self, answered=answered)
 
     def _record(self, ok: bool) -> messages.Record:

@@ -5,6 +5,7 @@ from typing import Any
 import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
 
 from modelplex import context as _context
+from modelplex.batching import batch
 from modelplex.config import HTTPOptions
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
 from modelplex.deployment import Application, Deployment, deployment
@@ -21,6 +22,7 @@ __all__ = [
     "HTTPOptions",
     "ReplicaContext",
     "ServeStatus",
+    "batch",
     "delete",
     "deployment",
     "get_app_handle",

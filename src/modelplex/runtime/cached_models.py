@@ -32,7 +32,7 @@ class Publisher(Protocol):
         """Return when what was said has left the process, as far as that can be waited for."""
 
 
-class ModelStore:
+class CachedModels:
     """Loads and unloads models as its cache decides, and answers who asks for a lease.
 
     Args:
@@ -89,9 +89,10 @@ class ModelStore:
         The future raises why there is no lease. Whoever waits for it no longer gives the ticket up.
         """
         ticket = next(self._tickets)
+        owner = request.part_of or request if request is not None else None
         hurried = request is not None and request.waited
         share = request.share if request is not None and request.model_id == model_id else 0.0
-        commands = self.cache.acquire(ticket, model_id, request, self._loop.time(), hurried=hurried, share=share)
+        commands = self.cache.acquire(ticket, model_id, owner, self._loop.time(), hurried=hurried, share=share)
         if commands and isinstance(grant := commands[0], cache.Grant) and grant.ticket == ticket:
             self._perform(commands[1:])
             return ticket, grant.start
