@@ -6,7 +6,7 @@ import gc
 import inspect
 import pickle
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -47,6 +47,9 @@ class FakeCaller:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        yield await self.call(call)
 
     def ingress(self, app_name: str) -> str | None:
         return None

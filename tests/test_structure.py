@@ -14,6 +14,7 @@ ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
     {"context"},
+    {"response"},
     {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
     {"runtime"},

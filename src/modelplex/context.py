@@ -1,6 +1,6 @@
 """Who is running: the request and the replica that the current code works for, and the process's way to call others."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -106,7 +106,11 @@ class Caller(Protocol):
     @property
     def loop(self) -> "AbstractEventLoop": ...
 
-    async def call(self, call: Call) -> Any: ...
+    async def call(self, call: Call) -> Any:
+        """What the method returns. Raises what it raises."""
+
+    def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        """What the generator yields. It is cancelled when this is closed."""
 
     def ingress(self, app_name: str) -> str | None: ...
 

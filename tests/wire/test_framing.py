@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelplex.errors import ProtocolError
+from modelplex.wire import framing
 from modelplex.wire.framing import CHUNK_BYTES, HEAD_BYTES_MAX, FrameReader, prefix
 
 Frames = list[tuple[bytes, bytes]]
@@ -101,3 +102,22 @@ def test_a_frame_beyond_bounds_is_refused_after_good_ones_too() -> None:
 def test_other_protocols_are_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="the peer speaks something else"):
         FrameReader().feed(data)
+
+
+# Parts of a body
+
+
+@pytest.mark.parametrize("piece", [1, 3, 8, 9, 1000, 10**6])
+def test_parts_of_any_size_come_back_however_the_body_is_cut(piece: int) -> None:
+    parts = [b"", b"one", b"", b"x" * 5000, b"last"]
+    body = b"".join(map(framing.part, parts))
+    reader = framing.PartReader()
+    found = [p for at in range(0, len(body), piece) for p in reader.feed(body[at : at + piece])]
+    assert found == parts
+
+
+def test_a_part_comes_when_its_last_byte_does() -> None:
+    reader, body = framing.PartReader(), framing.part(b"abc")
+    assert reader.feed(body[:-1]) == []
+    assert reader.feed(body[-1:]) == [b"abc"]
+    assert reader.feed(b"") == []

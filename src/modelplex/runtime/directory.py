@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from modelplex import errors
@@ -10,6 +11,7 @@ from modelplex.runtime import payload
 from modelplex.runtime.link import Connect
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Upload
+from modelplex.wire.framing import PartReader
 from modelplex.wire.messages import AppInfo, Begin, DeploymentInfo, Table
 
 
@@ -60,6 +62,34 @@ class Directory:
 
     async def call(self, call: Call) -> Any:
         """Call a method and return what it returns, or raise what it raises."""
+        router, exchange = await self._begin(call)
+        try:
+            await exchange.answer
+            assert exchange.body is not None
+            return payload.loads(await exchange.body.read_all())
+        except errors.ModelplexError as error:
+            raised = _as_raised(exchange, error)
+            raise raised from raised.__cause__
+        finally:
+            router.cancel(exchange)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        """Call a generator and yield what it yields, or raise what it raises."""
+        router, exchange = await self._begin(call, streams=True)
+        try:
+            await exchange.answer
+            body, reader = exchange.body, PartReader()
+            assert body is not None
+            while not body.exhausted:
+                for data in reader.feed(await body.read()):
+                    yield payload.loads(data)
+        except errors.ModelplexError as error:
+            raised = _as_raised(exchange, error)
+            raise raised from raised.__cause__
+        finally:
+            router.cancel(exchange)
+
+    async def _begin(self, call: Call, *, streams: bool = False) -> tuple[DeploymentRouter, Exchange]:
         router = self.router(call.app_name, call.deployment)
         begin = Begin(
             stream=0,
@@ -70,18 +100,10 @@ class Directory:
             model_id=call.model_id,
             more=False,
             max_cold_wait_s=call.max_cold_wait_s,
+            streams=streams,
         )
         await router.met()
-        exchange = router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))
-        try:
-            await exchange.answer
-            assert exchange.body is not None
-            return payload.loads(await exchange.body.read_all())
-        except errors.ModelplexError as error:
-            raised = _as_raised(exchange, error)
-            raise raised from raised.__cause__
-        finally:
-            router.cancel(exchange)
+        return router, router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))
 
     async def close(self) -> None:
         drains = list(self._draining.values())

@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -20,13 +21,15 @@ from modelplex.runtime.link import Link
 from modelplex.runtime.servable import Servable
 from modelplex.runtime.streams import Incoming, Outgoing
 from modelplex.runtime.watchers import Watchers
-from modelplex.wire import messages
+from modelplex.wire import framing, messages
 from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Answer, Begin, Fail
 
 log = logging.getLogger(__name__)
 _log_start = FrequentLine(log)
 _log_end = FrequentLine(log)
+
+_NOTHING = object()
 
 
 class Host(Protocol):
@@ -191,9 +194,16 @@ class Serving:
     async def _call(self) -> None:
         body = self._body if self._incoming is None else await self._incoming.read_all()
         args, kwargs = payload.loads(body)
-        value = await self._host.servable.call(self._begin.method_name, *args, **kwargs)
-        if inspect.isgenerator(value) or inspect.isasyncgen(value):
-            raise TypeError(f"{self._begin.method_name} is a generator, which a handle cannot call.")
+        name = self._begin.method_name
+        value = await self._host.servable.call(name, *args, **kwargs)
+        is_generator = inspect.isgenerator(value) or inspect.isasyncgen(value)
+        if self._begin.streams and is_generator:
+            await self._stream(value, [], lambda part: framing.part(payload.dumps(part)))
+            return
+        if is_generator:
+            raise TypeError(f"{name} is a generator: call it by handle.options(stream=True).")
+        if self._begin.streams:
+            raise TypeError(f"{name} is no generator: call it without stream=True.")
         data = payload.dumps(value)
         self.end()
         await self._answer(200, [], data)
@@ -209,7 +219,7 @@ class Serving:
                 if isinstance(value, StreamingResponse) and inspect.isasyncgen(value.body_iterator):
                     await value.body_iterator.aclose()  # or Python would, some time after the models are given back
         elif inspect.isasyncgen(value) or inspect.isgenerator(value):
-            await self._stream(value)
+            await self._stream(value, [(b"content-type", b"text/plain; charset=utf-8")], lambda part: encode(part)[1])
         else:
             headers, body = encode(value)
             self.end()
@@ -240,13 +250,13 @@ class Serving:
         if len(rest):
             await self._out.write(rest, last=not more)
 
-    async def _stream(self, generator: Any) -> None:
+    async def _stream(self, generator: Any, headers: Headers, encode_part: Callable[[Any], bytes]) -> None:
         async with contextlib.aclosing(self._host.servable.parts(generator)) as parts:
             # What fails before the first part can still be told by the status.
-            first = await anext(parts, b"")
-            await self._answer(200, [(b"content-type", b"text/plain; charset=utf-8")], encode(first)[1], more=True)
+            first = await anext(parts, _NOTHING)
+            await self._answer(200, headers, b"" if first is _NOTHING else encode_part(first), more=True)
             async for part in parts:
-                await self._out.write(encode(part)[1])
+                await self._out.write(encode_part(part))
         self.end(answered=False)  # the last chunk of an answer does not tell
         await self._out.write(b"", last=True)
 

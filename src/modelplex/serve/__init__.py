@@ -10,8 +10,9 @@ from modelplex.config import HTTPOptions
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
 from modelplex.deployment import Application, Deployment, deployment
 from modelplex.errors import ModelplexError as _ModelplexError
-from modelplex.handle import DeploymentHandle, DeploymentResponse
+from modelplex.handle import DeploymentHandle
 from modelplex.multiplex import lease, multiplexed, prefetch
+from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
 from modelplex.status import ServeStatus
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Deployment",
     "DeploymentHandle",
     "DeploymentResponse",
+    "DeploymentResponseGenerator",
     "HTTPOptions",
     "ReplicaContext",
     "ServeStatus",

@@ -12,6 +12,7 @@ import struct
 from modelplex.errors import ProtocolError
 
 _SIZES = struct.Struct("!II")
+_SIZE = struct.Struct("!Q")
 
 # A head carries at most the list of models of one replica: a million ids of 16 characters.
 HEAD_BYTES_MAX = 16 * 2**20
@@ -23,6 +24,39 @@ CHUNK_BYTES = 64 * 2**10
 def prefix(head: bytes, body_size: int) -> bytes:
     """What precedes a body of that size on the wire: the sizes and the head."""
     return _SIZES.pack(len(head), body_size) + head
+
+
+def part(data: bytes) -> bytes:
+    """One of several things in a body, of any size, with its length before it."""
+    return _SIZE.pack(len(data)) + data
+
+
+class PartReader:
+    """Cuts a body, fed in pieces of any size, into its parts."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._wanted = _SIZE.size  # bytes that are needed to go on
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The parts that are complete with these bytes."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size < self._wanted:
+            return []
+        body, at = b"".join(self._pieces), 0
+        parts: list[bytes] = []
+        while True:
+            self._wanted = _SIZE.size
+            if len(body) - at >= _SIZE.size:
+                self._wanted += _SIZE.unpack_from(body, at)[0]
+            if len(body) - at < self._wanted:
+                break
+            parts.append(body[at + _SIZE.size : at + self._wanted])
+            at += self._wanted
+        self._pieces, self._size = [body[at:]], len(body) - at
+        return parts
 
 
 class FrameReader:

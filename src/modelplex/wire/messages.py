@@ -46,7 +46,8 @@ class Begin(_Message, tag=2):
     `arrived_at` is the Unix time at which it reached its router, which fills it in. If the model `fits`, it is
     expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot,
     `share` how popular a model is that is not loaded there (`core.dispatch.Send`).
-    `max_cold_wait_s` is how long it waits for a load.
+    `max_cold_wait_s` is how long it waits for a load. If it `streams`, it is a call of a generator, and its answer has
+    what that yields (`framing.part`).
     """
 
     stream: int
@@ -62,6 +63,7 @@ class Begin(_Message, tag=2):
     waited: bool = False
     share: float = 0.0
     max_cold_wait_s: float | None = None
+    streams: bool = False
 
 
 class Cancel(_Message, tag=3):
