@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import pickle
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -199,6 +200,15 @@ def test_a_program_iterates_without_an_event_loop() -> None:
         with pytest.raises(KeyError, match="it broke"):
             list(stream.fails.remote(1))
         assert asyncio.run(collected(stream.plain.remote(2))) == [0, 1]  # another loop than the one that carries calls
+        for _ in range(20):
+            hasty = stream.count.remote(10**6, pause_s=0.01)
+            hasty.cancel()  # perhaps before it has begun
+            with pytest.raises(RequestCancelledError):
+                next(hasty)
+        time.sleep(0.2)  # for cancellations to arrive
+        made, _ = stream.options(stream=False).seen.remote().result()
+        time.sleep(0.2)
+        assert stream.options(stream=False).seen.remote().result()[0] == made  # none of them goes on
         endless = stream.count.remote(10**6)
         assert next(endless)[0] == 0
         endless.cancel()

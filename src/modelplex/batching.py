@@ -316,12 +316,12 @@ class _Queue:
         request = _request_of(calls)
         context.set_request(request)
         lists = {name: [call.arguments[name] for call in calls] for name in calls[0].arguments}
-        arguments = lists if calls[0].owner is None else {_first(self._func): calls[0].owner, **lists}
+        owner = () if calls[0].owner is None else (calls[0].owner,)
         try:
             if inspect.isasyncgenfunction(self._func):
-                await self._stream(calls, self._func(**arguments))
+                await self._stream(calls, self._func(*owner, **lists))
             else:
-                for call, result in zip(calls, self._checked(await self._func(**arguments), calls), strict=True):
+                for call, result in zip(calls, self._checked(await self._func(*owner, **lists), calls), strict=True):
                     call.end(result, result if isinstance(result, Exception) else None)
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # the user's code may raise anything
             for call in calls:
@@ -367,10 +367,6 @@ class _Queue:
 
 def _size(func: Callable[..., Any], size_fn: Callable[[list[Any]], int], calls: Sequence[_Call]) -> int:
     return size_fn([next(iter(call.arguments.values())) for call in calls])
-
-
-def _first(func: Callable[..., Any]) -> str:
-    return next(iter(inspect.signature(func).parameters))
 
 
 def _request_of(calls: list[_Call]) -> context.RequestContext | None:

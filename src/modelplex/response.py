@@ -154,7 +154,11 @@ class DeploymentResponseGenerator:
     def cancel(self) -> None:
         """Cancel the call, also where it runs; whoever waits for a part gets `RequestCancelledError`."""
         self._cancelled = True
-        self._loop.call_soon_threadsafe(_close, self._loop, self._step, self._parts)
+        self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
+        """On the loop, where it is known how far the call is."""
+        _close(self._loop, self._step, self._parts)
 
     def __del__(self) -> None:
         if not self._ended and not self._loop.is_closed():
