@@ -22,7 +22,7 @@ class Deployment:
     def options(self, **changes: Any) -> "Deployment":
         """A copy with other options; see `serve.deployment`."""
         _check_options(changes)
-        return replace(self, config=replace(self.config, **changes))
+        return replace(self, config=self.config.with_options(changes))
 
     def bind(self, *args: Any, **kwargs: Any) -> "Application":
         """An application: this deployment, constructed with these arguments.

@@ -253,7 +253,7 @@ def as_written(field: Field[Any]) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("page", "header", "options"),
-    [("running.md", "deployment option", DeploymentConfig), ("http.md", "HTTP option", HTTPOptions)],
+    [("deployment-options.md", "deployment option", DeploymentConfig), ("http.md", "HTTP option", HTTPOptions)],
 )
 def test_the_options_and_defaults_are_those_of_the_code(page: str, header: str, options: Any) -> None:
     assert [(row[0], row[1]) for row in table(page, header)] == [as_written(field) for field in fields(options)]

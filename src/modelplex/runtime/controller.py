@@ -152,9 +152,11 @@ class Controller:
             process.send(self._table())
             return replica_id, process
 
-        failed_starts_max = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * options.num_replicas))
+        failed_starts_max = max(
+            1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * options.first_replicas)
+        )
         title = f"{app_name}_{options.name}"
-        replicas = ProcessSet(title, options.num_replicas, start, self._publish, failed_starts_max)
+        replicas = ProcessSet(title, options.first_replicas, start, self._publish, failed_starts_max)
         self._sets.add(replicas)
         return replicas
 

@@ -1,0 +1,37 @@
+"""Choices that are made once, and that nobody needs to change: names of replaceable parts, times, limits."""
+
+# Names that a user may choose, and where each is implemented.
+ENGINES = {
+    "local": "modelplex.engines.local:LocalEngine",
+    "inline": "modelplex.engines.inline:InlineEngine",
+}
+
+EVICTION_POLICIES = {
+    "lru": "modelplex.core.eviction:LRU",
+    "gdsf": "modelplex.core.eviction:GDSF",
+}
+
+# Models that one replica holds at a time for each loader, unless the loader says otherwise.
+MAX_NUM_MODELS_PER_REPLICA = 3
+
+# A failed load is not tried again for this long at first, doubling with each failure up to the maximum.
+LOAD_BACKOFF_S = 0.5
+LOAD_BACKOFF_MAX_S = 60.0
+
+# What a router expects before it has seen any load or request of a deployment.
+EXPECTED_LOAD_S = 1.0
+EXPECTED_SERVICE_S = 0.05
+
+# A request waits so long for a deployment that has no replica, which may be about to start, before it is a 503.
+NO_REPLICA_WAIT_S = 30.0
+
+# A replica that dies is replaced at once, and later each time if it keeps dying; one that lived so long starts afresh.
+RESTART_BACKOFF_S = 0.1
+RESTART_BACKOFF_MAX_S = 10.0
+RESTART_FORGET_S = 30.0
+
+# A replica that is to be replaced takes requests for so long beside its successor, so that all routers have met that.
+HANDOVER_S = 1.0
+
+# Longer than any replica needs for its own end; past it, it is killed.
+STOP_MARGIN_S = 2.0
