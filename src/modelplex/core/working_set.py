@@ -46,7 +46,7 @@ class WorkingSet:
         models = self.in_use(now)
         fit = math.ceil(models / self._capacity) if self._capacity > 0 else min(models, 1)
         replicas, learned_models = self._learned
-        return max(fit, replicas) if models >= learned_models else fit
+        return max(fit, replicas) if models >= learned_models > 0 else fit
 
     def reload_fraction(self, replicas: int, now: float) -> float:
         """The part of the time of so many replicas that reloads took; they are begun to be counted at each change.
