@@ -19,8 +19,8 @@ from modelplex.core.working_set import WorkingSet
 
 TICK_S = 0.125  # all times are multiples of it, exactly
 TICKS = 1600
-GROUPS = 6
-SEEDS_PER_GROUP = 20
+GROUPS = 4
+SEEDS_PER_GROUP = 50
 SEEDS_TO_CATCH = range(200)
 REPORT_TICKS = 8
 CAPACITY = 3
@@ -231,7 +231,7 @@ class World:
 
     def report(self, replica_id: str) -> None:
         part = self.load / len(self.replicas)
-        models = {f"m{self.random.randrange(self.models)}" for _ in range(CAPACITY) if self.models}
+        models = dict.fromkeys(f"m{self.random.randrange(self.models)}" for _ in range(CAPACITY) if self.models)
         load = ReplicaLoad(
             ongoing=self.random.choice([0.75, 1.0, 1.25]) * part,
             models={m: self.random.choice([0.0, 0.1, 2.0]) for m in models},

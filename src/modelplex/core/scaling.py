@@ -115,7 +115,7 @@ class Autoscaler:
         self._requests.told(self._requests_now, now)
 
     def replica_gone(self, replica_id: str) -> None:
-        """It has ended, or is stopping."""
+        """It has ended, or is stopping; counts from the next report or look on."""
         self._loads.pop(replica_id, None)
 
     def told_waiting(self, source_id: str, waiting: int, now: float) -> None:
