@@ -28,7 +28,7 @@ import typer.main
 
 from modelplex import driver, errors, serve
 from modelplex.cli import cli
-from modelplex.config import DeploymentConfig, HTTPOptions
+from modelplex.config import AutoscalingConfig, DeploymentConfig, HTTPOptions
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -253,7 +253,11 @@ def as_written(field: Field[Any]) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("page", "header", "options"),
-    [("deployment-options.md", "deployment option", DeploymentConfig), ("http.md", "HTTP option", HTTPOptions)],
+    [
+        ("deployment-options.md", "deployment option", DeploymentConfig),
+        ("autoscaling.md", "autoscaling option", AutoscalingConfig),
+        ("http.md", "HTTP option", HTTPOptions),
+    ],
 )
 def test_the_options_and_defaults_are_those_of_the_code(page: str, header: str, options: Any) -> None:
     assert [(row[0], row[1]) for row in table(page, header)] == [as_written(field) for field in fields(options)]
