@@ -37,6 +37,12 @@ class Loader:
     def __reduce__(self) -> tuple[Any, ...]:
         return Loader, (self.func, self.options)  # so that one that arrives in a replica is registered there
 
+    def with_options(self, options: CacheOptions) -> "Loader":
+        """The same function with other options; nobody finds it but who has it."""
+        other = object.__new__(Loader)
+        other.__dict__.update(self.__dict__, options=options)
+        return other
+
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, str]:
         """The instance (None for a function) and the model id of a call; TypeError or ValueError if it has others."""
         if kwargs or len(args) != 1 + self.is_method:

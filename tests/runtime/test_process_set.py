@@ -7,6 +7,7 @@ import pytest
 from scripted_engine import ScriptedProcess
 
 from modelplex import config, errors
+from modelplex.core.rollout import Goal
 from modelplex.runtime.engine import Process
 from modelplex.runtime.process_set import ProcessSet
 from modelplex.testing import run_virtual
@@ -20,9 +21,10 @@ class World:
         self.processes: list[ScriptedProcess] = []
         self.changes = 0
         self.published: list[list[str]] = []
-        self.set = ProcessSet("app_D", count, self._start, self._changed, failed_starts_max)
+        self.set = ProcessSet("app_D", self._start, self._changed)
+        self.set.want(Goal("v1", count, failures_max=failed_starts_max))
 
-    async def _start(self) -> tuple[str, Process]:
+    async def _start(self, version: str, in_place_of: str | None) -> tuple[str, Process]:
         await asyncio.sleep(0.01)  # starting a process takes its time, and can be interrupted
         process = ScriptedProcess(f"p{len(self.processes)}")
         self.processes.append(process)
@@ -33,7 +35,8 @@ class World:
         self.published.append(list(self.set.running))
 
     def replace(self, number: int, timeout_s: float = 5.0) -> None:
-        self.set.replace(f"p{number}", timeout_s, "is old")
+        self.set.grace_s = timeout_s
+        self.set.replace(f"p{number}", "is old")
 
     def told_to_stop(self) -> list[str]:
         return [p.name for p in self.processes if any(isinstance(m, messages.Stop) for m in p.said)]
@@ -69,9 +72,9 @@ def test_it_is_ready_when_all_have_started() -> None:
         await asyncio.sleep(0.02)
         world.processes[0].starts()
         await asyncio.sleep(1)
-        assert not world.set.ready.done()
+        assert not world.set.outcome.done()
         world.processes[1].starts()
-        await world.set.ready
+        await world.set.outcome
         assert world.set.running == {"p0": "address of p0", "p1": "address of p1"}
 
     in_world(check)
@@ -122,10 +125,10 @@ def test_it_gives_up_after_so_many_failed_starts_and_says_why() -> None:
     async def check(world: World) -> None:
         for number in range(3):
             await world.count_above(number)
-            assert not world.set.ready.done()
+            assert not world.set.outcome.done()
             world.processes[number].fails("no such file")
         with pytest.raises(errors.DeploymentFailedError, match="no such file"):
-            await asyncio.shield(world.set.ready)
+            await asyncio.shield(world.set.outcome)
         await asyncio.sleep(100)
         assert len(world.processes) == 3
         assert "no such file" in world.set.message
@@ -175,7 +178,7 @@ def test_stopping_during_a_start_leaves_no_process(delay_s: float) -> None:
         await asyncio.sleep(1)
         assert all(p.exited.done() for p in world.processes)
         with pytest.raises(errors.DeploymentFailedError):
-            await world.set.ready
+            await world.set.outcome
 
     run_virtual(main())
 
@@ -184,7 +187,7 @@ def test_a_machine_that_can_start_no_process_is_asked_again() -> None:
     async def main() -> None:
         refusals = 2
 
-        async def start() -> tuple[str, Process]:
+        async def start(version: str, in_place_of: str | None) -> tuple[str, Process]:
             nonlocal refusals
             if refusals:
                 refusals -= 1
@@ -193,8 +196,9 @@ def test_a_machine_that_can_start_no_process_is_asked_again() -> None:
             process.starts()
             return "p", process
 
-        processes = ProcessSet("app_D", 1, start, lambda: None, 5)
-        await asyncio.shield(processes.ready)
+        processes = ProcessSet("app_D", start, lambda: None)
+        processes.want(Goal("v1", 1, failures_max=5))
+        await asyncio.shield(processes.outcome)
         assert list(processes.running) == ["p"]
         await processes.stop(1.0)
 
@@ -266,7 +270,7 @@ def test_nothing_is_replaced_before_all_run() -> None:
         await asyncio.sleep(0)
         world.replace(0)
         await asyncio.sleep(60)
-        assert (len(world.processes), world.set.ready.done()) == (2, False)
+        assert (len(world.processes), world.set.outcome.done()) == (2, False)
         world.processes[1].starts()
         await world.count_above(2)
 

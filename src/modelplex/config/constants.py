@@ -33,5 +33,8 @@ RESTART_FORGET_S = 30.0
 # A replica that is to be replaced takes requests for so long beside its successor, so that all routers have met that.
 HANDOVER_S = 1.0
 
+# What a replica may take to load the models that it takes over, before it is ready all the same.
+WARM_UP_S = 120.0
+
 # Longer than any replica needs for its own end; past it, it is killed.
 STOP_MARGIN_S = 2.0

@@ -194,6 +194,11 @@ class DeploymentConfig:
         return given if isinstance(given, BackpressureConfig) else BackpressureConfig()
 
     @property
+    def multiplexing(self) -> MultiplexingConfig:
+        given = self.multiplexing_config
+        return given if isinstance(given, MultiplexingConfig) else MultiplexingConfig()
+
+    @property
     def logs(self) -> LoggingConfig:
         return self.logging_config if isinstance(self.logging_config, LoggingConfig) else LoggingConfig()
 

@@ -1,7 +1,7 @@
 """All the model caches of a replica: found by loader, and together as routers see them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
@@ -33,6 +33,14 @@ class ModelHosts:
 
     async def start(self) -> None:
         await asyncio.gather(*(host.start() for host in self._hosts.values()))
+
+    async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
+        """Load these, as far as there is room, before anybody asks for them; what takes longer goes on.
+
+        Of several loaders, nobody but a request could say which; then nothing happens.
+        """
+        if len(hosts := self._in_use) == 1:
+            await hosts[0].warm(model_ids, timeout_s)
 
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
@@ -70,6 +78,12 @@ class ModelHosts:
         if self._sole is not None:
             return self._sole.cache.harm_s
         return max([host.cache.harm_s for host in self._in_use], default=0.0)
+
+    @property
+    def models_max(self) -> int:
+        """How many models there may be, or `UNLIMITED`."""
+        limits = [host.models_max for host in self._in_use]
+        return min((limit for limit in limits if limit != UNLIMITED), default=UNLIMITED)
 
     def knows(self, model_id: str) -> bool:
         """Whether the model is loaded, being loaded, or waited for."""

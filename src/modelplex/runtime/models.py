@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -70,6 +70,20 @@ class ModelHost:
             self._pinned.append(ticket)
         else:
             self._cached.release(ticket)
+
+    async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
+        """Load these, the first ones if not all have room. Returns when they are loaded, or the time is over."""
+        room = self.cache.room
+        wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)]
+        loads = [asyncio.ensure_future(self._keep(model_id, pinned=False)) for model_id in wanted[:room]]
+        if loads:
+            _, late = await asyncio.wait(loads, timeout=timeout_s)
+            for load in late:
+                self._cached.run(_ended(load))
+
+    @property
+    def models_max(self) -> int:
+        return self._options.models_max
 
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
@@ -166,3 +180,7 @@ class ModelHost:
                 self._cached.release(ticket)
 
         answer.add_done_callback(over)
+
+
+async def _ended(task: "asyncio.Future[None]") -> None:
+    await task

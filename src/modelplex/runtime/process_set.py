@@ -1,14 +1,13 @@
-"""Keeps a number of processes of one kind running: starts them, replaces those that die or are to go, stops them."""
+"""Processes of one kind, as `core.rollout` wants them: the shell that starts them, hears of them, and ends them."""
 
 import asyncio
-import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from modelplex import config, errors
 from modelplex.core.backoff import Backoff
+from modelplex.core.rollout import Command, Complete, GivenUp, Goal, Retire, Rollout, Start
 from modelplex.runtime.engine import Process
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
@@ -17,216 +16,262 @@ log = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(config.RESTART_BACKOFF_S, config.RESTART_BACKOFF_MAX_S)
 
+# Starts a process of a version, to do the work of another one that has this name; answers its own name and the process.
+StartProcess = Callable[[str, str | None], Awaitable[tuple[str, Process]]]
+
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """One process, until it has exited.
+    """One process, from its start to its exit. `retired` comes with how long it may take to end what it does."""
 
-    `turn` comes when another one is to take its place, with how long it may take to end what it does.
-    """
-
-    name: str
-    process: Process
-    turn: "asyncio.Future[float]"
-
-    @property
-    def exited(self) -> bool:
-        return self.process.exited.done()
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    """One process that is wanted, whichever it is at the moment, and how often in a row one of them did not last."""
-
-    began: float | None = None
-    short_lives: int = 0
-
-    def pause_s(self, now: float) -> float:
-        """How long to wait before the next one is started in place of the last."""
-        if self.began is not None:
-            self.short_lives = 1 if now - self.began > config.RESTART_FORGET_S else self.short_lives + 1
-        return _BACKOFF.delay_s(self.short_lives - 1) if self.short_lives > 1 else 0.0
+    number: int
+    version: str
+    in_place_of: str | None
+    retired: "asyncio.Future[float]"
+    name: str = ""
+    process: Process | None = None
+    outdated: bool = False
 
 
 class ProcessSet:
-    """One task for each process that is wanted; each replaces its process when that dies, with back-off.
+    """Keeps as many running as are wanted, of the version that is wanted.
 
     Args:
         title: what the processes are, for the log.
-        count: how many are wanted.
-        start: starts one; answers its name and the process.
-        changed: called when one is ready, and when one that was has gone.
-        failed_starts_max: after so many failed starts, if none ever succeeded, the set gives up.
+        start: starts one.
+        changed: called when one is ready, and when one that was takes no more work, or has gone.
+        grace_s: how long one that is retired may take to end what it does.
+        stop_order: of the names of those that run, which are to go first when there are too many; the last one that
+            was started unless given.
+
+    Attributes:
+        running: the addresses of those that are ready, by name.
+        message: why one could not start; empty when one could since.
+        outcome: whether the version that was wanted last has come to run, or why it has not.
     """
 
     def __init__(
         self,
         title: str,
-        count: int,
-        start: Callable[[], Awaitable[tuple[str, Process]]],
+        start: StartProcess,
         changed: Callable[[], None],
-        failed_starts_max: int,
+        grace_s: float = 0.0,
+        stop_order: Callable[[list[str]], Iterable[str]] = lambda names: names[::-1],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.running: dict[str, str] = {}  # name -> address
-        self.message = ""
-        self.count = count
-        self.ready: asyncio.Future[None] = self._loop.create_future()  # all run for the first time, or why they won't
         self._title = title
         self._start = start
         self._changed = changed
-        self._failed_starts = 0
-        self._failed_starts_max = failed_starts_max
-        self._members: dict[str, _Member] = {}
-        self._to_replace: dict[str, float] = {}  # name -> time-out, in order; the first one has its turn
-        self._tasks = {self._loop.create_task(self._keep_one()) for _ in range(count)}
+        self._stop_order = stop_order
+        self._core = Rollout(config.HANDOVER_S, _BACKOFF, config.RESTART_FORGET_S, self._ordered)
+        self._members: dict[int, _Member] = {}
+        self._tasks: dict[_Member, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self.grace_s = grace_s
+        self.running: dict[str, str] = {}
+        self.message = ""
+        self.outcome: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def goal(self) -> Goal | None:
+        return self._core.goal
+
+    @property
+    def fallback(self) -> Goal | None:
+        """What was wanted last and came to run."""
+        return self._core.fallback
+
+    @property
+    def count(self) -> int:
+        return 0 if self._core.goal is None else self._core.goal.count
+
+    def version_of(self, name: str) -> str:
+        """The version of one that has been started, and has not exited."""
+        return next((m.version for m in self._members.values() if m.name == name), "")
+
+    # What is wanted
+
+    def want(self, goal: Goal) -> "asyncio.Future[None]":
+        """Bring so many of a version to run. Answers `outcome`."""
+        if self._core.goal is None or self._core.goal.version != goal.version:
+            self._conclude(f"{self._title} is to be of another version by now.")
+            self.outcome = self._loop.create_future()
+        self._obey(self._core.want(goal, self._loop.time()))
+        return self.outcome
+
+    def recover(self, goal: Goal, fallback: Goal | None, wait_s: float) -> None:
+        """This was wanted before this process began. What runs is adopted; for so long nothing else is started."""
+        now = self._loop.time()
+        self._obey(self._core.recover(goal, fallback, now + wait_s, now))
+
+    def adopt(self, name: str, version: str, process: Process, address: str) -> None:
+        """This one was started by somebody else."""
+        now = self._loop.time()
+        number, commands = self._core.adopt(version, now)
+        member = _Member(number, version, None, self._loop.create_future(), name, process)
+        self._members[number] = member
+        self.running[name] = address
+        self._tasks[member] = self._loop.create_task(self._live(member, process))
+        self._obey(commands)
+        self._changed()
+
+    def give_up(self, why: str) -> None:
+        """Go back to the version before, unless the present one runs."""
+        self._obey(self._core.give_up(why, self._loop.time()))
+
+    def replace(self, name: str, why: str) -> None:
+        """Have another process take the place of this one, without a gap.
+
+        Nothing happens if it does not run any more, or is to be replaced already.
+        """
+        member = self._running_member(name)
+        if member is not None and not member.outdated:
+            member.outdated = True
+            log.warning("%s %s; starting another in its place.", name, why)
+            self._obey(self._core.replace(member.number, self._loop.time()))
+
+    def unwell(self, name: str, why: str) -> None:
+        """Take this one out of use at once, and start another."""
+        member = self._running_member(name)
+        if member is not None:
+            self.message = f"{name} {why}"
+            log.error("%s %s; starting another.", name, why)
+            self._obey(self._core.unwell(member.number, self.message, self._loop.time()))
 
     def send(self, message: Message) -> None:
         """Tell all processes."""
         for member in self._members.values():
+            if member.process is not None:
+                member.process.send(message)
+
+    def tell(self, name: str, message: Message) -> None:
+        """Tell one of those that run."""
+        if (member := self._running_member(name)) is not None and member.process is not None:
             member.process.send(message)
 
     def kill(self) -> None:
-        """End every process at once."""
+        """End every process at once, and start no others."""
+        self._stopping = True
         for member in self._members.values():
-            member.process.kill()
+            if member.process is not None:
+                member.process.kill()
 
-    def replace(self, name: str, timeout_s: float, why: str) -> None:
-        """Have another process take the place of this one, without a gap.
-
-        The new one is started first. When it is ready, both run until callers have found it; only then the old one
-        takes no more requests, ends within the time what it does, and exits. One at a time is replaced, with the
-        back-off of those that die. If the new one cannot start, the old one goes on, and it is tried again.
-        Nothing happens if it does not run any more, or is to be replaced already.
-
-        Args:
-            name: one of `running`.
-            timeout_s: how long the old one may take over what it does.
-            why: for the log.
-        """
-        if name in self.running and name not in self._to_replace:
-            log.warning("%s %s; starting another in its place.", name, why)
-            self._to_replace[name] = timeout_s
-            self._give_turn()
-
-    async def stop(self, timeout_s: float) -> None:
+    async def stop(self, grace_s: float | None = None) -> None:
         """Let every process end what it does, then end it. Returns when all have exited."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if not self.ready.done():
-            self.ready.set_exception(errors.DeploymentFailedError(f"{self._title} was stopped before it was ready."))
-            self.ready.exception()
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._conclude(f"{self._title} was stopped before it was ready.")
         self.running.clear()
-        await _end(list(self._members.values()), timeout_s)
+        grace_s = self.grace_s if grace_s is None else grace_s
+        for member in self._members.values():
+            _retire(member, grace_s)
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks.values(), timeout=grace_s + config.STOP_MARGIN_S)
+        if late:  # which were retired before, with more time
+            self.kill()
+            await asyncio.wait(late, timeout=config.STOP_MARGIN_S)
 
-    async def _keep_one(self) -> None:
-        place = _Place()
-        member: _Member | None = None
-        while not self._has_given_up():
-            member = await (self._start_next(place) if member is None else self._successor(member, place))
+    # What the core decides
 
-    async def _successor(self, member: _Member, place: _Place) -> _Member | None:
-        """What has the place of this process, when it is no longer the process itself; None if it has died."""
-        either: list[asyncio.Future[Any]] = [member.turn, member.process.exited]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if member.exited:
+    def _obey(self, commands: list[Command]) -> None:
+        if self._stopping:
+            return
+        for command in commands:
+            match command:
+                case Start(number, version, in_place_of):
+                    before = None if in_place_of is None else self._members[in_place_of].name
+                    member = _Member(number, version, before, self._loop.create_future())
+                    self._members[number] = member
+                    self._tasks[member] = self._loop.create_task(self._begin(member))
+                case Retire(number):
+                    member = self._members[number]
+                    served = self.running.pop(member.name, None) is not None
+                    _retire(member, self.grace_s if served else 0.0)
+                    if served:
+                        self._changed()
+                case Complete(version) if not self.outcome.done():
+                    if self.goal is not None and version == self.goal.version:
+                        self.outcome.set_result(None)
+                case GivenUp(why=why):
+                    self._conclude(f"{self._title} could not start: {why}")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (at := self._core.next_tick) is not None:
+            self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._obey(self._core.tick(self._loop.time()))
+
+    def _conclude(self, why: str) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(errors.DeploymentFailedError(why))
+            self.outcome.exception()  # it may be that nobody waits
+
+    def _ordered(self, numbers: list[int]) -> list[int]:
+        named = {self._members[number].name: number for number in numbers}
+        return [named[name] for name in self._stop_order(list(named))]
+
+    def _running_member(self, name: str) -> _Member | None:
+        if name not in self.running:
             return None
-        successor = await self._start_next(place)
-        if successor is None:
-            return None if member.exited else member
-        exits = [member.process.exited, successor.process.exited]
-        await asyncio.wait(exits, timeout=config.HANDOVER_S, return_when=asyncio.FIRST_COMPLETED)
-        if successor.exited and not member.exited:
-            return member
-        self._retire(member)
-        return successor
+        return next((m for m in self._members.values() if m.name == name), None)
 
-    def _retire(self, member: _Member) -> None:
-        """Have a process take no more requests and end. Nobody waits for it: its place is taken."""
-        if self.running.pop(member.name, None) is not None:
-            self._changed()
-        task = self._loop.create_task(_end([member], member.turn.result()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # The life of one process
 
-    async def _start_next(self, place: _Place) -> _Member | None:
-        """One more process, when it is ready; None if it could not start, which has been said."""
-        if pause_s := place.pause_s(self._loop.time()):
-            await asyncio.sleep(pause_s)
-        place.began = self._loop.time()
+    async def _begin(self, member: _Member) -> None:
         try:
-            member = await self._start_one()
-        except OSError as error:
-            self._failed(self._title, errors.DeploymentFailedError(f"no process can be started: {error}"))
-            return None
-        try:
-            address = await asyncio.shield(member.process.started)
-        except errors.DeploymentFailedError as error:
-            self._failed(member.name, error)
-            await _end([member], 0.0)
-            return None
-        self._runs(member.name, address)
-        return member
-
-    async def _start_one(self) -> _Member:
-        starting = asyncio.ensure_future(self._start())
-        try:
-            return self._add(*await asyncio.shield(starting))
-        except asyncio.CancelledError:
             # What is half started has to be finished, or nobody would know what to stop.
-            self._add(*await starting)
-            raise
-
-    def _add(self, name: str, process: Process) -> _Member:
-        member = self._members[name] = _Member(name, process, self._loop.create_future())
-        process.exited.add_done_callback(functools.partial(self._gone, name))
-        return member
-
-    def _runs(self, name: str, address: str) -> None:
-        self.running[name] = address
-        self.message = ""
-        if len(self.running) == self.count and not self.ready.done():
-            self.ready.set_result(None)
-        self._changed()
-        self._give_turn()
-
-    def _gone(self, name: str, exited: "asyncio.Future[str]") -> None:
-        del self._members[name]
-        self._to_replace.pop(name, None)
-        if self.running.pop(name, None) is not None:
-            log.warning("%s %s; starting another.", name, exited.result())
+            member.name, process = await self._start(member.version, member.in_place_of)
+        except (OSError, errors.DeploymentFailedError) as error:
+            self._failed(self._title, f"no process can be started: {error}")
+            self._gone(member, self.message)
+            return
+        member.process = process
+        await asyncio.wait([process.started, member.retired], return_when=asyncio.FIRST_COMPLETED)
+        if not member.retired.done():
+            if (error_ := process.started.exception()) is not None:
+                self._failed(member.name, str(error_))
+                await _end(process, 0.0)
+                self._gone(member, str(error_))
+                return
+            self.running[member.name] = process.started.result()
+            self.message = ""
+            self._obey(self._core.ready(member.number, self._loop.time()))
             self._changed()
-        self._give_turn()
+        await self._live(member, process)
 
-    def _give_turn(self) -> None:
-        """Let the first process that is to be replaced be so, when there are as many as are wanted."""
-        name = next(iter(self._to_replace), None)
-        if name is not None and self.ready.done() and not (turn := self._members[name].turn).done():
-            turn.set_result(self._to_replace[name])
+    async def _live(self, member: _Member, process: Process) -> None:
+        await asyncio.wait([process.exited, member.retired], return_when=asyncio.FIRST_COMPLETED)
+        how = process.exited.result() if process.exited.done() else ""
+        if member.retired.done():
+            await _end(process, member.retired.result())
+        elif self.running.pop(member.name, None) is not None:
+            log.warning("%s %s; starting another.", member.name, how)
+            self._changed()
+        self._gone(member, how)
 
-    def _has_given_up(self) -> bool:
-        return self.ready.done() and self.ready.exception() is not None
+    def _gone(self, member: _Member, why: str) -> None:
+        del self._members[member.number], self._tasks[member]
+        self._obey(self._core.exited(member.number, why, self._loop.time()))
 
-    def _failed(self, name: str, error: errors.DeploymentFailedError) -> None:
-        self._failed_starts += 1
-        self.message = str(error)
-        log.error("%s could not start: %s", name, error)
-        # One that has run before is never given up: what keeps it from running may pass.
-        if self._failed_starts >= self._failed_starts_max and not self.ready.done():
-            self.ready.set_exception(errors.DeploymentFailedError(f"{self._title} could not start: {error}"))
-            self.ready.exception()
+    def _failed(self, name: str, why: str) -> None:
+        self.message = why
+        log.error("%s could not start: %s", name, why)
 
 
-async def _end(members: list[_Member], timeout_s: float) -> None:
-    """Let processes end what they do, then end them. Returns when all have exited."""
-    if not members:
-        return
-    exits = [member.process.exited for member in members]
-    for member in members:
-        member.process.send(messages.Stop(timeout_s))
-    await asyncio.wait(exits, timeout=timeout_s + config.STOP_MARGIN_S)
-    for member in members:
-        member.process.kill()
-    await asyncio.wait(exits, timeout=config.STOP_MARGIN_S)
+def _retire(member: _Member, grace_s: float) -> None:
+    if not member.retired.done():
+        member.retired.set_result(grace_s)
+
+
+async def _end(process: Process, grace_s: float) -> None:
+    """Let a process end what it does, then end it. Returns when it has exited."""
+    process.send(messages.Stop(grace_s))
+    await asyncio.wait([process.exited], timeout=grace_s + config.STOP_MARGIN_S)
+    process.kill()
+    await asyncio.wait([process.exited], timeout=config.STOP_MARGIN_S)

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelplex import context, errors
+from modelplex import config, context, errors
 from modelplex.config import DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.multiplex import Loader, loaders_of
+from modelplex.runtime import payload
+from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
+from modelplex.runtime.load_meter import LoadMeter
 from modelplex.runtime.model_hosts import ModelHosts
 from modelplex.runtime.models import ModelHost
 from modelplex.runtime.servable import Definition, Servable
@@ -36,12 +39,21 @@ CANCEL_AGAIN_S = 0.1
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """What a replica is to run, and as whom."""
+    """What a replica is to run, and as whom.
+
+    Attributes:
+        tag: its own part of its name.
+        version: see `app_spec.DeploymentSpec`.
+        models: those to load before it is ready: it takes over from a replica that serves these.
+    """
 
     app_name: str
     tag: str
     config: DeploymentConfig
-    definition: Definition
+    definition: Definition | bytes
+    version: str = ""
+    environment: Environment = Environment()
+    models: Sequence[str] = ()
 
     @property
     def context(self) -> context.ReplicaContext:
@@ -62,7 +74,8 @@ class Replica:
         self._announced: set[str] = set()  # models that refusals spoke of, and that have not begun to load
         self._servings: dict[tuple[Link, int], Serving] = {}
         self._tasks: dict[Serving, asyncio.Task[None]] = {}
-        self._models = ModelHosts(lambda loader, owner: ModelHost(loader, owner, self._threads, self, self.leaks))
+        self._models = ModelHosts(self._model_host)
+        self._load = LoadMeter()
         self._retiring = False
         self._threads = ThreadPoolExecutor(MODEL_THREADS, thread_name_prefix="modelplex-model")
         self._loop = asyncio.get_running_loop()
@@ -70,14 +83,23 @@ class Replica:
     async def start(self) -> None:
         """Construct the user's object. Raises whatever its constructor raises."""
         context.set_replica(self)
-        self.servable = await Servable.construct(self._spec.definition, self._spec.config.max_ongoing_requests)
+        spec = self._spec
+        definition = payload.loads(spec.definition) if isinstance(spec.definition, bytes) else spec.definition
+        self.servable = await Servable.construct(definition, spec.config.max_ongoing_requests)
         self.context = replace(self.context, servable_object=self.servable.instance)
         # Known before the first request, so that routers hear at once how many models there is room for.
         for loader in loaders_of(self.servable.instance):
             self._models.get(loader, self.servable.instance)
         for loader in list(Loader.standalone):
             self._models.get(loader, None)
+        if spec.config.user_config is not None:
+            await self.servable.reconfigure(spec.config.user_config)
         await self._models.start()
+        await self._models.warm(spec.models, config.WARM_UP_S)
+
+    def _model_host(self, loader: Loader, owner: object) -> ModelHost:
+        options = self._spec.config.multiplexing.over(loader.options)
+        return ModelHost(loader.with_options(options), owner, self._threads, self, self.leaks)
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more requests, let those that run end within the time, then end the models and the user's object."""
@@ -108,6 +130,12 @@ class Replica:
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return self._models.get(loader, owner).lease(check_model_id(model_id), context.request())
+
+    # What the controller is told (upkeep.Subject)
+
+    def load(self) -> messages.Load:
+        held = [*self._models.loaded, *self._models.loading]
+        return self._load.take([s.began for s in self._tasks], held, self._models.models_max)
 
     # What requests need (serving.Host)
 
@@ -225,6 +253,7 @@ class Replica:
 
     def over(self, serving: Serving) -> None:
         del self._tasks[serving]
+        self._load.ended(serving.began, serving.model_id)
         key = (serving.link, serving.stream)
         self._promises.end(key)
         if self._servings.get(key) is serving:
@@ -246,6 +275,7 @@ class Replica:
             self._broadcast(messages.ModelLoading(model_id, self._models.room, self.harm_s))
 
     def loaded(self, model_id: str, load_s: float) -> None:
+        self._load.loads.append((model_id, load_s))
         self._broadcast(messages.ModelLoaded(model_id, self._models.room, load_s, self.harm_s))
 
     def gone(self, model_id: str) -> None:

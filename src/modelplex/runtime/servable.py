@@ -111,6 +111,21 @@ class Servable:
             kind = self._kinds[name] = _Kind.of(method, function)
         return kind
 
+    @property
+    def checks_health(self) -> bool:
+        return callable(getattr(self.instance, "check_health", None))
+
+    async def check_health(self) -> None:
+        """Run the user's `check_health`, if there is one. Raises what it raises."""
+        if self.checks_health:
+            await self.call("check_health")
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Give the user's object its configuration. Raises what its `reconfigure` raises."""
+        if not callable(getattr(self.instance, "reconfigure", None)):
+            raise TypeError("The deployment has a user_config, and no method `reconfigure` that would take it.")
+        await self.call("reconfigure", user_config)
+
     async def parts(self, generator: Any) -> AsyncGenerator[Any, None]:
         """What a generator of either kind yields; the steps of a plain one run in threads. It is closed with this."""
         if inspect.isasyncgen(generator):

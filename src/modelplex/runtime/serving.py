@@ -70,7 +70,6 @@ class Serving:
 
     __slots__ = (
         "_answered",
-        "_began",
         "_begin",
         "_body",
         "_body_read",
@@ -82,6 +81,7 @@ class Serving:
         "_outgoing",
         "_running",
         "_start",
+        "began",
         "link",
         "model_id",
         "stream",
@@ -110,7 +110,7 @@ class Serving:
         )
         if begin.max_cold_wait_s is not None:
             self._context.cold_deadline = asyncio.get_running_loop().time() + begin.max_cold_wait_s
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
         self._running = False
         self._answered = False
         self._body_read = False
@@ -158,7 +158,7 @@ class Serving:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             self._fail_user_code(error)
         finally:
-            elapsed_ms = (time.perf_counter() - self._began) * 1e3
+            elapsed_ms = (time.perf_counter() - self.began) * 1e3
             _log_end(f"{self._begin.method_name.upper()} {outcome} {elapsed_ms:.1f}ms")
             self._over(ok=outcome == "OK")
 
@@ -177,7 +177,7 @@ class Serving:
 
     def _record(self, ok: bool) -> messages.Record:
         """What those who watch are told; made while the request still holds its models."""
-        run_s, request, arrived_at = time.perf_counter() - self._began, self._context, self._begin.arrived_at
+        run_s, request, arrived_at = time.perf_counter() - self.began, self._context, self._begin.arrived_at
         size_bytes, load_s = self._host.measured(request.model_id) or (0, 0.0)
         return messages.Record(
             arrived_at=arrived_at,
@@ -239,7 +239,7 @@ class Serving:
                 headers=headers,
                 start=self._context.start,
                 load_s=self._context.load_s,
-                run_s=time.perf_counter() - self._began - self._context.load_s,
+                run_s=time.perf_counter() - self.began - self._context.load_s,
                 more=more or len(rest) > 0,
                 ongoing=self._host.ongoing,
                 harm_s=self._host.harm_s,

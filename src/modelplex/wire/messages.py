@@ -281,13 +281,34 @@ class Stop(_Message, tag=22):
     timeout_s: float
 
 
+class Reconfigure(_Message, tag=26):
+    """Give this to the object's `reconfigure`: what JSON says. It is answered by `Done`."""
+
+    number: int
+    user_config: bytes
+
+
+class CheckHealth(_Message, tag=27):
+    """Call the object's `check_health`. It is answered by `Done`."""
+
+    number: int
+
+
 # Process to controller
 
 
 class Ready(_Message, tag=23):
-    """The process can be sent requests at this address."""
+    """The process can be sent requests at this address. Whether it wants `CheckHealth`."""
 
     address: str
+    checks_health: bool = False
+
+
+class Done(_Message, tag=28):
+    """The answer to a request of the controller's: what went wrong, or nothing."""
+
+    number: int
+    error: str
 
 
 class StartFailed(_Message, tag=24):
@@ -301,6 +322,45 @@ class Leaks(_Message, tag=25):
 
     leaked_bytes: int
     models: list[tuple[str, int]]
+
+
+class Load(_Message, tag=29):
+    """What a replica has done since it last said so; said about once a second, while there is something to say.
+
+    `ongoing` is the mean number of requests that ran, `uses` how many named each model that it holds (0 for one that
+    none has), `loads` the models that it loaded with the seconds that each took, `models_max` how many it may hold, -1
+    for any number.
+    """
+
+    ongoing: float
+    uses: dict[str, int]
+    loads: list[tuple[str, float]]
+    models_max: int
+
+
+class Waiting(_Message, tag=35):
+    """How many requests to a deployment wait in this process; said when that changes, at most twice a second or so."""
+
+    app_name: str
+    deployment: str
+    count: int
+
+
+class Register(_Message, tag=36):
+    """The first message to a controller by a process that it did not start, or does not know to have started.
+
+    A `replica` or a `proxy` that an earlier controller started says what it is; a `caller` only wants the table.
+    """
+
+    kind: str
+    name: str
+    address: str = ""
+    app_name: str = ""
+    deployment: str = ""
+    version: str = ""
+    checks_health: bool = False
+    gpus: list[str] = []
+    gpu_share: float = 0.0
 
 
 Message = (
@@ -330,6 +390,12 @@ Message = (
     | Ready
     | StartFailed
     | Leaks
+    | Reconfigure
+    | CheckHealth
+    | Done
+    | Load
+    | Waiting
+    | Register
 )
 
 encode = msgspec.msgpack.Encoder().encode

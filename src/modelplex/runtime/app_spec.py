@@ -1,0 +1,96 @@
+"""What is to run, as it travels from who deploys it to who runs it, and as it is kept on disk."""
+
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from modelplex.config import DeploymentConfig
+from modelplex.deployment import Node
+from modelplex.runtime import payload
+from modelplex.runtime.servable import Definition
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the processes of an application are started with, besides what the controller has.
+
+    Attributes:
+        sys_path: where they import from.
+        env_vars: their environment variables.
+        working_dir: their current folder; the controller's unless given.
+    """
+
+    sys_path: Sequence[str] = ()
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    working_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class DeploymentSpec:
+    """One deployment.
+
+    Attributes:
+        config: its options.
+        definition: the code with its arguments, or the pickle of that: the controller need not be able to import it.
+        version: the same for two of them if and only if the same code runs with the same arguments.
+    """
+
+    config: DeploymentConfig
+    definition: Definition | bytes
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def load(self) -> Definition:
+        return payload.loads(self.definition) if isinstance(self.definition, bytes) else self.definition
+
+
+@dataclass(frozen=True)
+class AppSpec:
+    """One application: its deployments, those that others call before their callers. The last one is its ingress."""
+
+    name: str
+    route_prefix: str | None
+    deployments: Sequence[DeploymentSpec]
+    environment: Environment = Environment()
+
+    @property
+    def ingress(self) -> str:
+        return self.deployments[-1].name
+
+    def deployment(self, name: str) -> DeploymentSpec | None:
+        return next((d for d in self.deployments if d.name == name), None)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        nodes: Sequence[Node],
+        route_prefix: str | None,
+        environment: Environment | None = None,
+        *,
+        pickled: bool = False,
+        version: str = "",
+    ) -> "AppSpec":
+        """What `deployment.flatten` made of an application.
+
+        Args:
+            name: of the application.
+            nodes: its deployments.
+            route_prefix: where it is served; None for handles alone.
+            environment: this process's own import path unless given.
+            pickled: whether the code is to travel to another process.
+            version: of its code; one that no other has unless given.
+        """
+        version = version or secrets.token_hex(8)
+
+        def spec(node: Node) -> DeploymentSpec:
+            definition = Definition(node.deployment.func_or_class, node.args, node.kwargs)
+            code = payload.dumps(definition) if pickled else definition
+            return DeploymentSpec(node.deployment.config, code, version)
+
+        environment = environment or Environment(sys_path=list(sys.path))
+        return cls(name, route_prefix, [spec(node) for node in nodes], environment)

@@ -1,0 +1,82 @@
+"""What the controller and a replica have to do with each other while it runs: reports, health, configuration."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from modelplex.runtime.servable import Servable
+from modelplex.wire import messages
+from modelplex.wire.messages import Message
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 1.0
+
+
+class Subject(Protocol):
+    """The replica, as far as the controller cares for it."""
+
+    servable: Servable
+
+    def load(self) -> messages.Load:
+        """What it has done since it was asked last."""
+
+
+class Upkeep:
+    """The replica's end. Make it when the replica has started.
+
+    Args:
+        replica: the replica.
+        send: tells the controller.
+    """
+
+    def __init__(self, replica: Subject, send: Callable[[Message], None]) -> None:
+        self._replica = replica
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: messages.Load | None = None
+        self._timer = self._loop.call_later(REPORT_S, self._report)
+
+    def received(self, message: Message) -> None:
+        """The controller has said something."""
+        match message:
+            case messages.Reconfigure(number, user_config):
+                self._answer(number, self._replica.servable.reconfigure(json.loads(user_config)))
+            case messages.CheckHealth(number):
+                self._answer(number, self._replica.servable.check_health())
+
+    def report(self) -> None:
+        """Say now what would be said soon: whoever hears it may just have come."""
+        self._told = None
+        self._timer.cancel()
+        self._report()
+
+    async def close(self) -> None:
+        self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _report(self) -> None:
+        self._timer = self._loop.call_later(REPORT_S, self._report)
+        load = self._replica.load()
+        if load != self._told:
+            self._told = load
+            self._send(load)
+
+    def _answer(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            error = ""
+            try:
+                await work
+            except Exception as raised:  # the user's method may raise anything
+                error = f"{type(raised).__name__}: {raised}"
+                log.error("The controller is told: %s", error, exc_info=raised)
+            self._send(messages.Done(number, error))
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
