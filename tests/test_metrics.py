@@ -202,6 +202,33 @@ def test_the_tags_of_the_replica_are_added(serve_local: ServeLocal) -> None:
     }
 
 
+class Telling:
+    def __init__(self) -> None:
+        self.own = Counter("own", tag_keys=("n",)).set_default_tags({"n": "1"})
+
+    def __call__(self) -> list[dict[str, Any]]:
+        self.own.inc()
+        module_level.inc()
+        return metrics.snapshot()
+
+
+@pytest.mark.system
+def test_replicas_in_processes_measure_each_for_itself() -> None:
+    module_level.inc(100)
+    serve.start({"port": 0})
+    try:
+        handle = serve.run(app_of(Telling, num_replicas=2))
+        snapshots = [handle.remote().result(timeout_s=30) for _ in range(8)]
+    finally:
+        serve.shutdown()
+    families = parsed(metrics.render(*snapshots))  # of each replica's series, the last value counts
+    for name in ("own", "module_level"):
+        samples = families[name].samples
+        assert len({sample.labels["replica"] for sample in samples}) == len(samples) == 2
+        assert sum(sample.value for sample in samples) == 8
+    assert values("module_level") == {(): 100.0}
+
+
 def test_two_replicas_have_series_of_their_own(serve_local: ServeLocal) -> None:
     handle = serve_local(app_of(Counting, num_replicas=2))
     replicas = {handle.remote("a").result(timeout_s=10) for _ in range(8)}

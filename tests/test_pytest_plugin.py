@@ -1,7 +1,6 @@
 """The fixture for other people's tests, on what they would test: all of an application, in this process."""
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -159,19 +158,9 @@ def test_an_application_replaces_the_one_of_its_name(serve_local: ServeLocal) ->
 # The end of a test
 
 
-@contextlib.contextmanager
-def ended() -> Iterator[ServeLocal]:
-    """What the fixture does, to look at what is left of it."""
-    local = ServeLocal()
-    try:
-        yield local
-    finally:
-        local.close()
-
-
 def test_everything_has_stopped_after_the_test() -> None:
     before = threading.active_count()
-    with ended() as local:
+    with ServeLocal() as local:
         local(app_of(Models)).options(multiplexed_model_id="a").remote("x").result(timeout_s=10)
         assert local.http_client().get("/-/healthz").status_code == 200
     assert driver.current() is None
@@ -199,7 +188,7 @@ def test_what_the_test_does_not_own_goes_on() -> None:
     counter = metrics.Counter("kept")
     counter.inc()
     try:
-        with ended() as local:
+        with ServeLocal() as local:
             local(app_of(Models))
         assert set(serve.status().applications) == {"before"}
         assert "kept 1.0" in metrics.render()

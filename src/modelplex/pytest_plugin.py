@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class ServeLocal:
-    """Runs applications in this process, until the test ends. Call it with what `Deployment.bind` returned."""
+    """Runs applications in this process, until it is closed. Call it with what `Deployment.bind` returned.
+
+    A fixture of another scope than `serve_local` has is made with it: `with ServeLocal() as local: yield local`.
+    """
 
     def __init__(self) -> None:
         from modelplex import driver, metrics
@@ -55,6 +58,12 @@ class ServeLocal:
 
         return testing.async_http_client(http_options, **client_options)
 
+    def __enter__(self) -> "ServeLocal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Stop what was run. What still runs in it is cancelled at once: nobody is there to hear its answer."""
         from modelplex import driver, serve
@@ -78,8 +87,5 @@ def serve_local() -> Iterator[ServeLocal]:
 
     `serve_local.http_client()` answers an httpx client that needs no port.
     """
-    local = ServeLocal()
-    try:
+    with ServeLocal() as local:
         yield local
-    finally:
-        local.close()
