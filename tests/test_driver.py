@@ -1,13 +1,18 @@
 """The controller inside of a program, without processes: one engine at a time, logs in a folder of the user's own."""
 
 import asyncio
+import atexit
+import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from inline_app import app_of
 
 from modelplex import driver, errors, serve
 
@@ -61,11 +66,71 @@ def test_without_anything_served_handles_say_so(folder: Path) -> None:
         serve.DeploymentHandle("default", "double").remote(1)
 
 
+def test_in_one_process_no_file_is_written_and_the_log_is_pythons_own(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        handle = serve.run(double.bind(), _local_testing_mode=True)
+        handle.remote("x").result(timeout_s=10)
+        with pytest.raises(TypeError):
+            handle.remote(None).result(timeout_s=10)
+        serve.shutdown()
+    assert list(folder.iterdir()) == []
+    assert serve.status().log_dir == ""
+    assert any(message.startswith("__CALL__ OK") for message in caplog.messages)
+    assert any(record.exc_info and "double" in (record.exc_text or caplog.text) for record in caplog.records)
+
+
+class Restless:
+    """Begins what never ends, and says when it has ended."""
+
+    ended: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        self.task = asyncio.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.ended.append("the task")
+
+    def __call__(self) -> None: ...
+
+
+def test_tasks_that_user_code_has_left_end_with_the_event_loop(folder: Path) -> None:
+    serve.run(app_of(Restless), _local_testing_mode=True).remote().result(timeout_s=10)
+    serve.shutdown()
+    assert Restless.ended == ["the task"]
+
+
+def test_programs_that_run_and_stop_often_leave_nothing_behind(folder: Path) -> None:
+    def run_and_stop() -> None:
+        assert serve.run(double.bind(), _local_testing_mode=True).remote(1).result(timeout_s=10) == 2
+        serve.shutdown()
+
+    run_and_stop()
+    threads, at_exit = threading.active_count(), atexit._ncallbacks()
+    for _ in range(20):
+        run_and_stop()
+    assert (threading.active_count(), atexit._ncallbacks()) == (threads, at_exit)
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError, pytest.fail.Exception])
+def test_a_constructor_may_raise_anything(folder: Path, error: type[BaseException]) -> None:
+    class Bad:
+        def __init__(self) -> None:
+            raise error("no way")
+
+    with pytest.raises(errors.DeploymentFailedError, match="no way"):
+        serve.run(app_of(Bad, max_constructor_retry_count=1), _local_testing_mode=True)
+
+
 def test_the_logs_of_the_last_runs_are_kept_and_no_more(folder: Path) -> None:
     logs = folder / f"modelplex-logs-{os.getuid()}"
     for number in range(driver.LOG_DIRS_KEPT + 5):
         (logs / f"2000-01-01_00-00-{number:02}-4194305").mkdir(parents=True)
-    serve.run(double.bind(), _local_testing_mode=True)
+    assert Path(driver._new_log_dir()).parent == logs
     assert len(list(logs.iterdir())) == driver.LOG_DIRS_KEPT
     assert not (logs / "2000-01-01_00-00-00-4194305").exists()
 

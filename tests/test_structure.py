@@ -14,15 +14,16 @@ ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
     {"context"},
-    {"response"},
+    {"response", "metrics"},
     {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
     {"runtime"},
     {"engines", "sim"},
+    {"in_process_http"},
     {"driver", "testing", "recorder"},
     {"serve"},
     {"demo", "reload"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 ]
 
 FILE_LINES_MAX = 350

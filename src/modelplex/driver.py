@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -29,6 +30,9 @@ T = TypeVar("T")
 # Runs whose logs are kept.
 LOG_DIRS_KEPT = 20
 
+# Tasks that were left on the event loop and cancelled have so long to end.
+LEFT_TASKS_S = 1.0
+
 
 class Driver:
     """Runs a controller in a thread, and answers from any other thread.
@@ -37,19 +41,25 @@ class Driver:
         engine: a name of `config.ENGINES`.
         http: where to serve HTTP; None for handles alone.
         console: whether replicas log to the console as well as to their files.
+
+    Attributes:
+        processes: the engine itself.
     """
 
     def __init__(self, engine: str, http: HTTPOptions | None, *, console: bool = True) -> None:
         self.engine = engine
-        self.log_dir = _new_log_dir()
+        # In one process there are no files to write, and the lines are Python's own logging's to show.
+        self.log_dir = "" if engine == "inline" else _new_log_dir()
         self.http = http
         self.listener = None if http is None else _listen(http)
         self.address = "" if self.listener is None else _url(self.listener)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
-        self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
-        self._controller, self._directory = self._do(self._make(engine, console))
+        self._handler: logs.QueueHandler | None = None
+        if self.log_dir:
+            self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
+        self._controller, self._directory, self.processes = self._do(self._make(engine, console))
 
     def deploy(self, application: Application, name: str, route_prefix: str | None) -> DeploymentHandle:
         """Run an application; answers a handle to it when it is ready. See `serve.run`."""
@@ -78,19 +88,21 @@ class Driver:
         except KeyboardInterrupt:
             self._do(self._kill())  # a second Ctrl-C: nobody wants to wait for what runs
             raise
+        self._do(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._handler.close()
+        if self._handler is not None:
+            self._handler.close()
 
-    async def _make(self, engine_name: str, console: bool) -> tuple[Controller, Directory]:
+    async def _make(self, engine_name: str, console: bool) -> tuple[Controller, Directory, Engine]:
         engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir, console=console)
         directory = Directory(engine.connect)
         context.set_caller(directory)
         controller = Controller(engine, directory)
         if self.http is not None and self.listener is not None:
             controller.start_proxies(self.http, self.listener)
-        return controller, directory
+        return controller, directory, engine
 
     async def _stop(self) -> None:
         await self._controller.stop()
@@ -122,13 +134,19 @@ def start(engine: str, http: HTTPOptions | None, *, console: bool = True) -> Dri
     global _driver
     if _driver is None:
         _driver = Driver(engine, http, console=console)
-        atexit.register(shutdown)
+        _shut_down_at_exit()
     if _driver.engine != engine:
         raise errors.ModelplexError(
             f"This program serves with the {_driver.engine} engine already; serve.shutdown() ends that before the "
             f"{engine} engine can begin."
         )
     return _driver
+
+
+@functools.cache
+def _shut_down_at_exit() -> None:
+    """Once, however often something is started."""
+    atexit.register(shutdown)
 
 
 def current() -> Driver | None:
@@ -156,6 +174,15 @@ def wait_for_signal() -> None:
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)
+
+
+async def _end_tasks() -> None:
+    """Cancel what is left on the event loop: in one process, tasks that user code has begun and never ended."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=LEFT_TASKS_S)
 
 
 def _new_log_dir() -> str:

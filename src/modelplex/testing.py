@@ -18,15 +18,19 @@ import asyncio
 import selectors
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from modelplex import context
+from modelplex import context, errors
+from modelplex.config import HTTPOptions
 from modelplex.deployment import Application, flatten
 from modelplex.engines.inline import InlineEngine
 from modelplex.handle import DeploymentHandle
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.status import ServeStatus
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -94,5 +98,45 @@ class InlineCluster:
         await self.controller.deploy(name, nodes, route_prefix)
         return DeploymentHandle(name, nodes[-1].deployment.name)
 
+    def http_client(
+        self, http_options: HTTPOptions | dict[str, Any] | None = None, **client_options: Any
+    ) -> "httpx.AsyncClient":
+        """An HTTP client of what the cluster runs; see the function `http_client`. Use it with `async with`."""
+        from modelplex.in_process_http import async_client
+
+        return async_client(self.directory, http_options, **client_options)
+
     def status(self) -> ServeStatus:
         return self.controller.status()
+
+
+def http_client(http_options: HTTPOptions | dict[str, Any] | None = None, **client_options: Any) -> "httpx.Client":
+    """An HTTP client of what this program serves, by way of a proxy of its own in this process, without a port.
+
+    Needs httpx.
+
+    Args:
+        http_options: see `serve.start`; those that have to do with listening mean nothing here.
+        client_options: those of `httpx.Client`. `base_url` is `http://testserver` and `timeout` 30 s, unless given.
+
+    Raises `NotInReplicaError` if nothing is served.
+    """
+    from modelplex.in_process_http import sync_client
+
+    return sync_client(_directory(), http_options, **client_options)
+
+
+def async_http_client(
+    http_options: HTTPOptions | dict[str, Any] | None = None, **client_options: Any
+) -> "httpx.AsyncClient":
+    """The same for the running event loop. Use it with `async with`."""
+    from modelplex.in_process_http import async_client
+
+    return async_client(_directory(), http_options, **client_options)
+
+
+def _directory() -> Directory:
+    caller = context.caller()
+    if not isinstance(caller, Directory):
+        raise errors.ModelplexError("Another kind of caller has taken the place of this process's directory.")
+    return caller

@@ -4,8 +4,8 @@ What the language of a block means:
 
 - `python` is run. The blocks of a page share one namespace, in order. A block whose first line is a comment with the
   name of a file, such as `# program.py`, is written to that file, in an empty folder that is the current one and on the
-  path. A page that calls `serve.run` without `_local_testing_mode` is served for real: http://127.0.0.1:8000 in its
-  blocks becomes the address that the system chose.
+  path; pytest runs it there if it is `# test_….py`. A page that calls `serve.run` without `_local_testing_mode` is
+  served for real: http://127.0.0.1:8000 in its blocks becomes the address that the system chose.
 - `console` has commands, one a line, of the kinds that `check_command` knows. They are parsed, not run.
 - `py` is Python that needs what is not here, such as a bucket. It has to compile.
 - `text` is for reading.
@@ -15,8 +15,10 @@ import argparse
 import ast
 import contextlib
 import gc
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
@@ -113,6 +115,14 @@ def served_for_real() -> Iterator[str]:
     yield running.address
 
 
+def run_tests(folder: Path, name: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    plugins = ("-p", "modelplex.pytest_plugin", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "-o", "asyncio_mode=auto", name]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a page's files are written and imported from. What they left in this process is undone at the end."""
@@ -136,6 +146,8 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
         for block in blocks_of(page, "python"):
             if block.file_name:
                 (folder / block.file_name).write_text(block.text)
+                if block.file_name.startswith("test_"):
+                    run_tests(folder, block.file_name)
             else:
                 block.run(namespace, address)
     assert driver.current() is None or not address, f"{page.name} does not end with serve.shutdown()"

@@ -21,9 +21,11 @@ from modelplex.wire import messages
 
 
 class Echo:
-    def __init__(self, prefix: str) -> None:
+    async def __init__(self, prefix: str) -> None:  # type: ignore[misc]  # which deployments may have
         if prefix == "bad":
             raise ValueError("a bad prefix")
+        if prefix == "slow":
+            await asyncio.sleep(3600)
         self.prefix = prefix
 
     def __call__(self, text: str) -> str:
@@ -144,6 +146,23 @@ def test_a_replica_that_is_killed_is_noticed_and_its_request_goes_elsewhere(
         assert await asyncio.gather(*calls) == ["waited"] * 4
         assert not two.exited.done()
         await stop(two)
+
+    on_engine(check)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_replica_that_is_killed_before_it_is_ready_has_failed_to_start(
+    on_engine: Callable[[Check], None], stopped: bool
+) -> None:
+    async def check(world: Running) -> None:
+        process = await world.engine.start_replica(spec("slow"))
+        if stopped:
+            process.send(messages.Stop(0.0))
+        await asyncio.sleep(0.25)
+        process.kill()
+        with pytest.raises(errors.DeploymentFailedError, match="killed"):
+            await asyncio.wait_for(asyncio.shield(process.started), 30)
+        await asyncio.wait_for(asyncio.shield(process.exited), 30)
 
     on_engine(check)
 

@@ -1,12 +1,12 @@
-"""An HTTP client of a proxy in the same process: real bytes through the real protocol, and no socket."""
+"""A proxy in the same process, by the byte and by an HTTP client: the real protocol, and no socket."""
 
 import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-import httpcore
 import httpx
 
+from modelplex import in_process_http
 from modelplex.config import HTTPOptions
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.http_connection import HTTPConnection
@@ -82,40 +82,6 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._rest = b""
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._rest or await self._wire.read()
-        self._rest = data[max_bytes:]
-        return data[:max_bytes]
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if self._wire.is_closed:
-            raise httpcore.WriteError("The connection is closed.")
-        self._wire.say(buffer)
-        await asyncio.sleep(0)
-
-    async def aclose(self) -> None:
-        self._wire.leave()
-
-    def get_extra_info(self, info: str) -> Any:
-        return None
-
-
-class _Backend(httpcore.AsyncNetworkBackend):
-    def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        self._directory = directory
-        self._options = options
-
-    async def connect_tcp(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
-        return _Stream(Wire(self._directory, self._options))
-
-
 def client_of(directory: Directory, **options: Any) -> httpx.AsyncClient:
     """A client of a proxy with these HTTP options before the directory's applications."""
-    transport = httpx.AsyncHTTPTransport()
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=_Backend(directory, HTTPOptions(**options)))
-    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=None)
+    return in_process_http.async_client(directory, options, base_url="http://test", timeout=None)

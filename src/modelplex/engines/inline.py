@@ -1,6 +1,7 @@
 """Everything in this process, on one event loop: for unit tests and notebooks."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 
@@ -15,13 +16,14 @@ from modelplex.wire.messages import Message
 class InlineProcess:
     """A replica that runs on this loop (`engine.Process`)."""
 
-    def __init__(self, spec: ReplicaSpec) -> None:
+    def __init__(self, spec: ReplicaSpec, engine: "InlineEngine") -> None:
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[str] = loop.create_future()
         self.heard: Callable[[Message], None] = lambda message: None
         self.replica = Replica(spec)
         self.replica.leaks.follow(lambda report: self.heard(report))
+        self._engine = engine
         self._links: list[MemoryLink] = []
         self._life = loop.create_task(self._live())
         self._stop: asyncio.Future[float] = loop.create_future()
@@ -29,14 +31,20 @@ class InlineProcess:
     async def _live(self) -> None:
         try:
             await self.replica.start()
-        except Exception as error:  # noqa: BLE001 - a constructor of the user's may raise anything
-            self.started.set_exception(failure(error))
-            self.started.exception()
-            self.exited.set_result("could not start")
+        except BaseException as error:  # what a constructor may raise, and tests do: SystemExit, pytest.fail
+            if not self.exited.done():  # else it was killed, and that is why
+                self._could_not_start(failure(error))
+                self.exited.set_result("could not start")
+            if isinstance(error, KeyboardInterrupt):
+                raise
             return
         self.started.set_result(self.replica.context.replica_id)
-        await self.replica.stop(await self._stop)
+        await self.replica.stop(min(await self._stop, self._engine.grace_max_s))
         self.exited.set_result("was stopped")
+
+    def _could_not_start(self, error: errors.DeploymentFailedError) -> None:
+        self.started.set_exception(error)
+        self.started.exception()  # it may be that nobody waits any more
 
     def link(self, receiver: Receiver) -> Link:
         ours, theirs = MemoryLink.pair(receiver, self.replica)
@@ -55,12 +63,19 @@ class InlineProcess:
         for link in self._links:
             link.close()
         self.exited.set_result("was killed")
+        if not self.started.done():
+            self._could_not_start(errors.DeploymentFailedError("the replica was killed before it was ready"))
 
 
 class InlineEngine:
-    """Starts replicas on the running loop; it has no proxies."""
+    """Starts replicas on the running loop; it has no proxies.
+
+    Attributes:
+        grace_max_s: what runs on a replica that is stopped has at most so long, whatever its deployment says.
+    """
 
     def __init__(self, log_dir: str = "", *, console: bool = True) -> None:
+        self.grace_max_s = math.inf
         self._processes: dict[str, InlineProcess] = {}
 
     @property
@@ -68,7 +83,7 @@ class InlineEngine:
         return self._connect
 
     async def start_replica(self, spec: ReplicaSpec) -> InlineProcess:
-        process = InlineProcess(spec)
+        process = InlineProcess(spec, self)
         self._processes[process.replica.context.replica_id] = process
         return process
 

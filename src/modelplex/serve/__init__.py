@@ -13,6 +13,7 @@ from modelplex.errors import ModelplexError as _ModelplexError
 from modelplex.handle import DeploymentHandle
 from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
+from modelplex.serve import metrics
 from modelplex.status import ServeStatus
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "get_multiplexed_model_id",
     "get_replica_context",
     "lease",
+    "metrics",
     "multiplexed",
     "prefetch",
     "run",
@@ -58,7 +60,8 @@ def run(
         blocking: do not return before Ctrl-C or SIGTERM, and then stop everything.
         name: the application's name.
         route_prefix: the path that it is served under; None for handles alone.
-        _local_testing_mode: run everything in this process, without HTTP; code that blocks then blocks all.
+        _local_testing_mode: run everything in this process, without a port; `async def` code that blocks then blocks
+            all, and Python's own logging has the log. See docs/testing.md.
 
     Everything stops when the program ends.
 
