@@ -20,6 +20,7 @@ from modelplex.config import HTTPOptions
 from modelplex.deployment import Application, flatten
 from modelplex.handle import DeploymentHandle
 from modelplex.observe import logs
+from modelplex.runtime.app_spec import AppSpec
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine
@@ -66,9 +67,9 @@ class Driver:
         if not name:
             raise errors.ModelplexError("The name of an application cannot be empty.")
         config.check_route_prefix(route_prefix)
-        nodes = flatten(application, name)
-        self._do(self._controller.deploy(name, nodes, route_prefix))
-        return DeploymentHandle(name, nodes[-1].deployment.name)
+        spec = AppSpec.of(name, flatten(application, name), route_prefix, pickled=self.engine != "inline")
+        self._do(self._controller.deploy(spec))
+        return DeploymentHandle(name, spec.ingress)
 
     def delete(self, name: str) -> None:
         self._do(self._controller.delete(name))

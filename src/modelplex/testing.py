@@ -25,6 +25,7 @@ from modelplex.config import HTTPOptions
 from modelplex.deployment import Application, flatten
 from modelplex.engines.inline import InlineEngine
 from modelplex.handle import DeploymentHandle
+from modelplex.runtime.app_spec import AppSpec
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.status import ServeStatus
@@ -94,9 +95,9 @@ class InlineCluster:
         self, application: Application, name: str = "default", route_prefix: str | None = "/"
     ) -> DeploymentHandle:
         """Start an application and return a handle to it; see `serve.run`."""
-        nodes = flatten(application, name)
-        await self.controller.deploy(name, nodes, route_prefix)
-        return DeploymentHandle(name, nodes[-1].deployment.name)
+        spec = AppSpec.of(name, flatten(application, name), route_prefix)
+        await self.controller.deploy(spec)
+        return DeploymentHandle(name, spec.ingress)
 
     def http_client(
         self, http_options: HTTPOptions | dict[str, Any] | None = None, **client_options: Any

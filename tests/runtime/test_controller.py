@@ -8,6 +8,7 @@ from scripted_engine import ScriptedEngine
 
 from modelplex import errors, serve
 from modelplex.deployment import Application, flatten
+from modelplex.runtime.app_spec import AppSpec
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.status import ReplicaLeaks
@@ -37,7 +38,7 @@ class World:
         self.controller = Controller(self.engine, self.directory)
 
     async def deploy(self, name: str = "a", prefix: str | None = "/a") -> None:
-        await self.controller.deploy(name, flatten(app(), name), prefix)
+        await self.controller.deploy(AppSpec.of(name, flatten(app(), name), prefix))
 
     def states(self) -> dict[str, str]:
         return {name: a.status.value for name, a in self.controller.status().applications.items()}
@@ -129,6 +130,7 @@ def test_an_application_is_replaced_only_when_its_successor_runs() -> None:
         deploying = asyncio.create_task(world.deploy())
         await asyncio.sleep(1)
         assert not any(p.exited.done() for p in old)
+        world.engine.at_once = True
         for _, process in world.engine.replicas[3:]:
             process.starts()
         await deploying
@@ -203,14 +205,13 @@ def test_status_tells_of_replicas_that_leak_and_of_no_others() -> None:
         one.dies()
         await asyncio.sleep(0.5)
         assert world.controller.status().applications["a"].deployments["Below"].leaks == {}
-        assert not world.controller._leaks.keys() - {other.name}
 
     in_world(check)
 
 
 def test_a_replica_that_leaks_too_much_is_replaced_without_a_gap() -> None:
     async def check(world: World) -> None:
-        await world.controller.deploy("a", flatten(leaking_app(), "a"), "/a")
+        await world.controller.deploy(AppSpec.of("a", flatten(leaking_app(), "a"), "/a"))
         old, other = world.engine.of("Below")
         world.engine.at_once = False
         old.heard(Leaks(1024, []))
@@ -249,7 +250,7 @@ def test_without_a_limit_no_leak_is_too_large() -> None:
 
 def test_deleting_an_application_ends_a_replacement() -> None:
     async def check(world: World) -> None:
-        await world.controller.deploy("a", flatten(leaking_app(), "a"), "/a")
+        await world.controller.deploy(AppSpec.of("a", flatten(leaking_app(), "a"), "/a"))
         world.engine.at_once = False
         for process in world.engine.of("Below"):
             process.heard(Leaks(2000, []))

@@ -111,6 +111,11 @@ class _Place:
     def members(self) -> list[_Member]:
         return [m for m in (self.current, self.successor) if m is not None]
 
+    def forget(self) -> None:
+        """Of the version before; but not that it waits for one to be adopted."""
+        if self.began is not None:
+            self.began, self.short_lives, self.not_before, self.delayed = None, 0, 0.0, False
+
     def leave(self, member: _Member) -> None:
         if self.current is member:
             self.current, self.delayed = None, False
@@ -159,10 +164,11 @@ class Rollout:
 
     def want(self, goal: Goal, now: float) -> list[Command]:
         """This is wanted from now on."""
+        self.is_complete = False
         if self.goal is None or goal.version != self.goal.version:
-            self.is_complete, self._failures = False, 0
+            self._failures = 0
             for place in self._places:
-                place.began, place.short_lives, place.not_before, place.delayed = None, 0, 0.0, False
+                place.forget()
         elif self.fallback is not None and self.fallback.version == goal.version:
             self.fallback = goal
         self.goal = goal
@@ -171,7 +177,6 @@ class Rollout:
     def recover(self, goal: Goal, fallback: Goal | None, not_before: float, now: float) -> list[Command]:
         """This was wanted before; what runs is about to be adopted, and nothing else is started until `not_before`."""
         self.goal, self.fallback = goal, fallback
-        self.is_complete = fallback is not None and fallback.version == goal.version
         self._places = [_Place(not_before=not_before) for _ in range(goal.count)]
         return self._decide(now)
 
@@ -220,7 +225,7 @@ class Rollout:
 
     def give_up(self, why: str, now: float) -> list[Command]:
         """Go back to the last version that was complete. Nothing happens if the present one is."""
-        return [] if self.is_complete or self.goal is None else [self._give_up(self.goal, why), *self._decide(now)]
+        return [] if self.goal is None or self._is_proven else [self._give_up(self.goal, why), *self._decide(now)]
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed; to be called at `next_tick`."""
@@ -344,7 +349,7 @@ class Rollout:
         place.leave(member)
         place.delay(now, self._backoff, self._forget_s)
         goal = self.goal
-        if goal is None or self.is_complete or member.version != goal.version:
+        if goal is None or self._is_proven or member.version != goal.version:
             return []
         self._failures += 1
         return [self._give_up(goal, why)] if self._failures >= goal.failures_max else []
@@ -361,6 +366,11 @@ class Rollout:
         current = place.current
         done = current is not None and place.successor is None and current.phase is _Phase.READY
         return done and current is not None and current.version == self._version
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether the version that is wanted has been complete."""
+        return self.goal is not None and self.fallback is not None and self.fallback.version == self.goal.version
 
     @property
     def _version(self) -> str:

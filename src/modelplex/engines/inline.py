@@ -9,6 +9,7 @@ from modelplex import errors
 from modelplex.config import HTTPOptions
 from modelplex.runtime.link import Connect, Link, MemoryLink, Receiver
 from modelplex.runtime.replica import Replica, ReplicaSpec, failure
+from modelplex.runtime.upkeep import Upkeep
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
@@ -25,6 +26,7 @@ class InlineProcess:
         self.replica.leaks.follow(lambda report: self.heard(report))
         self._engine = engine
         self._links: list[MemoryLink] = []
+        self._upkeep: Upkeep | None = None
         self._life = loop.create_task(self._live())
         self._stop: asyncio.Future[float] = loop.create_future()
 
@@ -38,8 +40,12 @@ class InlineProcess:
             if isinstance(error, KeyboardInterrupt):
                 raise
             return
+        self._upkeep = Upkeep(self.replica, lambda message: self.heard(message))
+        self.heard(messages.Ready("", self.replica.servable.checks_health))
         self.started.set_result(self.replica.context.replica_id)
-        await self.replica.stop(min(await self._stop, self._engine.grace_max_s))
+        grace_s = min(await self._stop, self._engine.grace_max_s)
+        await self._upkeep.close()
+        await self.replica.stop(grace_s)
         self.exited.set_result("was stopped")
 
     def _could_not_start(self, error: errors.DeploymentFailedError) -> None:
@@ -54,12 +60,16 @@ class InlineProcess:
     def send(self, message: Message) -> None:
         if isinstance(message, messages.Stop) and not self._stop.done():
             self._stop.set_result(message.timeout_s)
+        elif self._upkeep is not None:
+            self._upkeep.received(message)
 
     def kill(self) -> None:
         """As a real kill would: its links break at once, and nothing of it runs on."""
         if self.exited.done():
             return
         self._life.cancel()
+        if self._upkeep is not None:
+            self._upkeep.end()
         for link in self._links:
             link.close()
         self.exited.set_result("was killed")

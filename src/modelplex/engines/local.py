@@ -16,6 +16,7 @@ import msgspec
 from modelplex import errors
 from modelplex.config import HTTPOptions
 from modelplex.runtime import payload
+from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.link import Connect, Link, SocketLink, connect_unix
 from modelplex.runtime.process import ProxySpec
 from modelplex.runtime.replica import ReplicaSpec
@@ -38,7 +39,9 @@ class LocalProcess:
         self._link: Link | None = None
         self._watch: asyncio.Task[None] | None = None
 
-    async def spawn(self, setup: messages.Setup, spec: object, pass_fds: tuple[int, ...]) -> None:
+    async def spawn(
+        self, setup: messages.Setup, spec: object, pass_fds: tuple[int, ...], environment: Environment
+    ) -> None:
         """Start the child and tell it what it is."""
         data = payload.dumps(spec)
         ours, theirs = socket.socketpair()
@@ -49,7 +52,8 @@ class LocalProcess:
                 pass_fds=(theirs.fileno(), *pass_fds),
                 stdin=asyncio.subprocess.DEVNULL,
                 process_group=0,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                cwd=environment.working_dir,
+                env={**os.environ, **environment.env_vars, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
         self.pid = self._child.pid
         _, self._link = await asyncio.get_running_loop().create_unix_connection(lambda: SocketLink(self), sock=ours)
@@ -84,6 +88,7 @@ class LocalProcess:
     def received(self, link: Link, message: Message, body: bytes) -> None:
         match message:
             case messages.Ready(address) if not self.started.done():
+                self.heard(message)
                 self.started.set_result(address)
             case messages.StartFailed(text) if not self.started.done():
                 self.started.set_exception(errors.DeploymentFailedError(text))
@@ -113,19 +118,20 @@ class LocalEngine:
         return connect_unix
 
     async def start_replica(self, spec: ReplicaSpec) -> LocalProcess:
-        return await self._start(spec.tag, spec, ())
+        return await self._start(spec.tag, spec, (), spec.environment)
 
     async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
         # A copy: the program may close its own while the child is being started.
         with listener.dup() as copy:
             fd = copy.fileno()
-            return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,))
+            return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,), Environment())
 
-    async def _start(self, name: str, spec: object, pass_fds: tuple[int, ...]) -> LocalProcess:
+    async def _start(
+        self, name: str, spec: object, pass_fds: tuple[int, ...], environment: Environment
+    ) -> LocalProcess:
         process = LocalProcess(str(Path(self._folder) / f"{name}.sock"))
-        # What the program has added to its path by now, its replicas need as well.
-        setup = msgspec.structs.replace(self._setup, sys_path=list(sys.path))
-        await process.spawn(setup, spec, pass_fds)
+        setup = msgspec.structs.replace(self._setup, sys_path=list(environment.sys_path or sys.path))
+        await process.spawn(setup, spec, pass_fds, environment)
         return process
 
     async def close(self) -> None:

@@ -1,5 +1,6 @@
 """What is to run, as it travels from who deploys it to who runs it, and as it is kept on disk."""
 
+import hashlib
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,25 @@ from modelplex.config import DeploymentConfig
 from modelplex.deployment import Node
 from modelplex.runtime import payload
 from modelplex.runtime.servable import Definition
+
+# Options of a deployment that its processes need not be started anew for.
+LIGHT_OPTIONS = {
+    "num_replicas",
+    "max_queued_requests",
+    "backpressure_config",
+    "retry_lost_requests",
+    "user_config",
+    "autoscaling_config",
+    "graceful_shutdown_timeout_s",
+    "graceful_shutdown_wait_loop_s",
+    "health_check_period_s",
+    "health_check_timeout_s",
+    "health_check_failure_threshold",
+    "max_constructor_retry_count",
+    "rolling_update_percentage",
+    "max_surge_percent",
+    "max_leaked_bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +64,11 @@ class DeploymentSpec:
     def name(self) -> str:
         return self.config.name
 
-    def load(self) -> Definition:
-        return payload.loads(self.definition) if isinstance(self.definition, bytes) else self.definition
+    @property
+    def process_version(self) -> str:
+        """The same for two of them if and only if the processes of one can be told to be those of the other."""
+        heavy = [getattr(self.config, name) for name in DeploymentConfig.option_names() if name not in LIGHT_OPTIONS]
+        return f"{self.version}-{hashlib.sha256(repr(heavy).encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,7 @@ class AppSpec:
     name: str
     route_prefix: str | None
     deployments: Sequence[DeploymentSpec]
-    environment: Environment = Environment()
+    environment: Environment = field(default_factory=Environment)
 
     @property
     def ingress(self) -> str:

@@ -6,30 +6,23 @@ import secrets
 import socket
 import string
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelplex import config, errors
-from modelplex.deployment import Node
+from modelplex.core.rollout import Goal
+from modelplex.runtime.app_spec import AppSpec
+from modelplex.runtime.deployments import ServedDeployment
+from modelplex.runtime.desired_state import DesiredState, NotKept, SavedApp
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine, Process
 from modelplex.runtime.process_set import ProcessSet
-from modelplex.runtime.replica import ReplicaSpec
-from modelplex.runtime.servable import Definition
-from modelplex.status import (
-    ApplicationState,
-    ApplicationStatus,
-    DeploymentState,
-    DeploymentStatus,
-    ReplicaLeaks,
-    ServeStatus,
-)
+from modelplex.status import ApplicationState, ApplicationStatus, ServeStatus
 from modelplex.wire import messages
+from modelplex.wire.messages import Message
 
 log = logging.getLogger(__name__)
-
-# A deployment that fails to start is tried so often for each replica, unless its own limit is lower.
-STARTS_PER_REPLICA = 3
 
 PROXY_STARTS_MAX = 3
 
@@ -38,192 +31,296 @@ _TAG_LETTERS = string.ascii_letters + string.digits
 
 @dataclass(slots=True, eq=False)
 class _App:
-    name: str
-    route_prefix: str | None
-    ingress: str
-    state: ApplicationState
-    replicas: dict[str, ProcessSet]
-    nodes: dict[str, Node]
+    """One application: what it is to be, and what serves it.
+
+    `before` is what it was when it ran last, while it is being changed.
+    """
+
+    spec: AppSpec
+    state: ApplicationState = ApplicationState.DEPLOYING
+    deployments: dict[str, ServedDeployment] = field(default_factory=dict)
+    before: AppSpec | None = None
     deployed_at: float = field(default_factory=time.time)
     message: str = ""
+    task: "asyncio.Task[None] | None" = None  # that changes it
+
+    @property
+    def served(self) -> AppSpec:
+        """What callers see: its ingress and its route."""
+        return self.before or self.spec
 
 
 class Controller:
-    """Runs applications. It is in no request's path: what it starts serves on while it is busy.
+    """Runs applications. It is in no request's path: what it starts serves on while it is busy, or away.
 
     Args:
         engine: starts the processes.
         directory: this process's own view of the table.
+        kept: where what is wanted is kept, for the next controller; nowhere unless given.
     """
 
-    def __init__(self, engine: Engine, directory: Directory) -> None:
+    def __init__(self, engine: Engine, directory: Directory, kept: DesiredState | None = None) -> None:
         self._engine = engine
         self._directory = directory
+        self._kept = kept or NotKept()
         self._apps: dict[str, _App] = {}
-        self._sets: set[ProcessSet] = set()  # all that have not been stopped yet
-        self._leaks: dict[str, messages.Leaks] = {}  # by replica
         self._proxies: ProcessSet | None = None
+        self._followers: set[Process] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        directory.tell = lambda message: self.heard("controller", message)
 
-    def start_proxies(self, options: config.HTTPOptions, listener: socket.socket) -> None:
-        """Serve HTTP on a listening socket, which stays open here: a proxy that is replaced loses no connection."""
+    def start_proxies(self, options: config.HTTPOptions, listener: socket.socket, *, recover_s: float = 0.0) -> None:
+        """Serve HTTP on a listening socket, which stays open here: a proxy that is replaced loses no connection.
 
-        async def start() -> tuple[str, Process]:
-            tag = _tag()
+        `recover_s` is how long to wait for proxies that run, and are about to register.
+        """
+
+        async def start(version: str, in_place_of: str | None) -> tuple[str, Process]:
+            tag = self.tag()
+            name = f"proxy#{tag}"
             process = await self._engine.start_proxy(tag, options, listener)
-            process.send(self._table())
-            return f"proxy#{tag}", process
+            process.heard = lambda message: self.heard(name, message)
+            process.send(self.table())
+            return name, process
 
-        self._proxies = ProcessSet("The HTTP proxy", options.num_proxies, start, lambda: None, PROXY_STARTS_MAX)
-        self._sets.add(self._proxies)
+        self._proxies = ProcessSet("The HTTP proxy", start, lambda: None)
+        goal = Goal("proxy", options.num_proxies, failures_max=PROXY_STARTS_MAX)
+        if recover_s:
+            self._proxies.recover(goal, goal, recover_s)
+        else:
+            self._proxies.want(goal)
 
-    async def deploy(self, name: str, nodes: list[Node], route_prefix: str | None) -> None:
+    # Applications
+
+    async def deploy(self, spec: AppSpec) -> None:
         """Run an application, in place of one of the same name if there is one, and return when it is ready.
 
+        Of one that runs, deployments that are the same stay as they are; others are replaced gradually.
         Raises `DeploymentFailedError`; then an application that it was to replace goes on.
         """
-        self._check_route(name, route_prefix)
-        app = _App(name, route_prefix, nodes[-1].deployment.name, ApplicationState.DEPLOYING, {}, {})
-        for node in nodes:
-            app.nodes[node.deployment.name] = node
-            app.replicas[node.deployment.name] = self._start_replicas(name, node)
-        before, self._apps[name] = self._apps.get(name), app
-        if before is not None and before.state is ApplicationState.RUNNING:
-            self._apps[name] = before
-        self._publish()
+        self._check_route(spec)
+        app = self._apps.get(spec.name)
+        if app is not None and app.task is not None and app.task is not asyncio.current_task():
+            app.task.cancel()  # what is wanted now is something else
+            await asyncio.wait([app.task])
+            app = self._apps.get(spec.name)
+        if app is None or app.state is ApplicationState.DEPLOY_FAILED:
+            app = self._apps[spec.name] = _App(spec)
+        app.task = asyncio.current_task()
         try:
-            await asyncio.gather(*(asyncio.shield(replicas.ready) for replicas in app.replicas.values()))
+            await (self._begin(app) if app.state is ApplicationState.DEPLOYING else self._change(app, spec))
+        finally:
+            app.task = None
+
+    async def _begin(self, app: _App) -> None:
+        """Run an application of which nothing runs yet."""
+        spec = app.spec
+        for deployment in spec.deployments:
+            app.deployments[deployment.name] = self._new_deployment(spec, deployment.name)
+        self._save()
+        try:
+            await asyncio.gather(*(deployment.begin() for deployment in app.deployments.values()))
             if self._proxies is not None:
-                await asyncio.shield(self._proxies.ready)
+                await asyncio.shield(self._proxies.outcome)
         except errors.DeploymentFailedError as error:
             app.state, app.message = ApplicationState.DEPLOY_FAILED, str(error)
-            await self._stop_replicas(app)
+            await self._stop_deployments(app)
             raise
         except asyncio.CancelledError:
-            if self._apps.get(name) is app:
-                del self._apps[name]
-            await self._stop_replicas(app)
+            if self._apps.get(spec.name) is app:
+                del self._apps[spec.name]
+            await self._stop_deployments(app)
             raise
         app.state = ApplicationState.RUNNING
-        self._apps[name] = app
-        self._publish()
-        if before is not None:
-            await self._stop_replicas(before)
+        self.changed()
+
+    async def _change(self, app: _App, spec: AppSpec) -> None:
+        """Have one that runs become another: new deployments first, then callees before their callers."""
+        before = app.before = app.spec
+        app.spec, app.state, app.message = spec, ApplicationState.DEPLOYING, ""
+        self._save()
+        added = [d.name for d in spec.deployments if d.name not in app.deployments]
+        updated: list[str] = []
+        try:
+            for name in added:
+                app.deployments[name] = self._new_deployment(spec, name)
+            await asyncio.gather(*(app.deployments[name].begin() for name in added))
+            for deployment in spec.deployments:
+                if deployment.name not in added:
+                    updated.append(deployment.name)
+                    await app.deployments[deployment.name].update(deployment, spec.environment)
+        except BaseException as error:
+            app.spec, app.before, app.state = before, None, ApplicationState.RUNNING
+            app.message = f"The last change was rolled back: {str(error) or 'it was called off.'}"
+            await self._roll_back(app, before, updated[:-1], added)
+            raise
+        app.before, app.state, app.deployed_at = None, ApplicationState.RUNNING, time.time()
+        self.changed()  # callers find its new ingress before those go that are not needed any more
+        await self._stop_deployments(app, [n for n in app.deployments if spec.deployment(n) is None])
+
+    async def _roll_back(self, app: _App, before: AppSpec, updated: list[str], added: list[str]) -> None:
+        """Those that had become other ones become what they were, the one that failed has done so itself."""
+        self.changed()
+        for name in reversed(updated):
+            spec = before.deployment(name)
+            assert spec is not None
+            self._own(app.deployments[name].update(spec, before.environment))
+        await self._stop_deployments(app, [name for name in added if name in app.deployments])
 
     async def delete(self, name: str) -> None:
         """Stop an application. Nothing happens if there is none of that name."""
         app = self._apps.pop(name, None)
         if app is not None:
             app.state = ApplicationState.DELETING
-            self._publish()
-            await self._stop_replicas(app)
+            if app.task is not None:
+                app.task.cancel()
+            self.changed()
+            await self._stop_deployments(app)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _new_deployment(self, spec: AppSpec, name: str, count: int | None = None) -> ServedDeployment:
+        deployment = spec.deployment(name)
+        assert deployment is not None
+        return ServedDeployment(spec.name, deployment, spec.environment, self._engine, self, count)
+
+    async def _stop_deployments(self, app: _App, names: Iterable[str] | None = None) -> None:
+        # Callers before those they call, so that what runs can still reach what it needs.
+        for name in reversed(list(app.deployments if names is None else names)):
+            await app.deployments[name].stop()
+            del app.deployments[name]
+        self.changed()
+
+    def _check_route(self, spec: AppSpec) -> None:
+        for app in self._apps.values():
+            if app.spec.name != spec.name and app.spec.route_prefix == spec.route_prefix is not None:
+                raise errors.DeploymentFailedError(
+                    f"The application {app.spec.name} is served under {spec.route_prefix!r} already."
+                )
+
+    # Its own beginning and end
+
+    def recover(self, saved: Iterable[SavedApp], wait_s: float) -> None:
+        """Run what an earlier controller ran. Its processes are about to register; no others start for so long."""
+        for record in saved:
+            spec = record.before or record.spec
+            app = self._apps[spec.name] = _App(spec, ApplicationState.RUNNING)
+            for deployment in spec.deployments:
+                count = record.counts.get(deployment.name)
+                app.deployments[deployment.name] = self._new_deployment(spec, deployment.name, count)
+                app.deployments[deployment.name].recover(wait_s)
+            if record.changing:
+                self._own(self.deploy(record.spec))
+        self.changed()
+
+    def register(self, register: messages.Register, process: Process) -> bool:
+        """A process has come by itself. Answers whether it is wanted."""
+        if register.kind == "caller":
+            self._followers.add(process)
+            process.heard = lambda message: self.heard(register.name, message)
+            process.exited.add_done_callback(lambda _: self._forget(register.name, process))
+            process.send(self.table())
+            return True
+        if register.kind == "proxy" and self._proxies is not None:
+            process.heard = lambda message: self.heard(register.name, message)
+            process.send(self.table())
+            self._proxies.adopt(register.name, "proxy", process, "")
+            return True
+        app = self._apps.get(register.app_name)
+        deployment = None if app is None else app.deployments.get(register.deployment)
+        if deployment is not None:
+            deployment.adopt(register, process)
+        return deployment is not None
+
+    def _forget(self, name: str, process: Process) -> None:
+        self._followers.discard(process)
+        for deployment in self._deployments:
+            deployment.source_gone(name)
 
     async def stop(self) -> None:
         """Stop taking requests, let those that run end, and end every process."""
         if self._proxies is not None:
-            await self._proxies.stop(max((self._grace_s(app) for app in self._apps.values()), default=0.0))
+            await self._proxies.stop(
+                max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0)
+            )
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self.delete(name) for name in list(self._apps)))
         await self._engine.close()
 
     async def kill(self) -> None:
         """End every process at once."""
-        for processes in self._sets:
-            processes.kill()
+        if self._proxies is not None:
+            self._proxies.kill()
+        for deployment in self._deployments:
+            deployment.kill()
         await self._engine.close()
+
+    # What others are told (deployments.Owner)
+
+    @property
+    def _deployments(self) -> Iterable[ServedDeployment]:
+        return [deployment for app in self._apps.values() for deployment in app.deployments.values()]
+
+    def tag(self) -> str:
+        return "".join(secrets.choice(_TAG_LETTERS) for _ in range(6))
+
+    def table(self) -> messages.Table:
+        served = [app.served for app in self._apps.values()]
+        apps = [messages.AppInfo(spec.name, spec.route_prefix, spec.ingress) for spec in served]
+        return messages.Table(apps, [deployment.info() for deployment in self._deployments])
+
+    def changed(self) -> None:
+        table = self.table()
+        self._directory.update(table)
+        if self._proxies is not None:
+            self._proxies.send(table)
+        for deployment in self._deployments:
+            deployment.send(table)
+        for follower in self._followers:
+            follower.send(table)
+        self._save()
+
+    def heard(self, name: str, message: Message) -> None:
+        """A process has said something that is not about itself."""
+        if isinstance(message, messages.Waiting):
+            app = self._apps.get(message.app_name)
+            deployment = None if app is None else app.deployments.get(message.deployment)
+            if deployment is not None:
+                deployment.waiting(name, message.count)
+
+    def _save(self) -> None:
+        apps = [app for app in self._apps.values() if app.state is not ApplicationState.DEPLOY_FAILED]
+        try:
+            self._kept.save([_saved(app) for app in apps])
+        except OSError as error:
+            log.error("What is wanted could not be written, and would be lost with this controller: %s", error)
 
     def status(self) -> ServeStatus:
         proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
-        return ServeStatus(proxies, {app.name: _status(app, self._leaks) for app in self._apps.values()})
-
-    def _check_route(self, name: str, route_prefix: str | None) -> None:
-        taken = [a.name for a in self._apps.values() if a.name != name and a.route_prefix == route_prefix is not None]
-        if taken:
-            raise errors.DeploymentFailedError(f"The application {taken[0]} is served under {route_prefix!r} already.")
-
-    def _start_replicas(self, app_name: str, node: Node) -> ProcessSet:
-        options = node.deployment.config
-        definition = Definition(node.deployment.func_or_class, node.args, node.kwargs)
-
-        async def start() -> tuple[str, Process]:
-            spec = ReplicaSpec(app_name, _tag(), options, definition)
-            replica_id = spec.context.replica_id
-            process = await self._engine.start_replica(spec)
-            process.heard = lambda message: self._heard(replicas, options, replica_id, message)
-            process.exited.add_done_callback(lambda _: self._leaks.pop(replica_id, None))
-            process.send(self._table())
-            return replica_id, process
-
-        failed_starts_max = max(
-            1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * options.first_replicas)
-        )
-        title = f"{app_name}_{options.name}"
-        replicas = ProcessSet(title, options.first_replicas, start, self._publish, failed_starts_max)
-        self._sets.add(replicas)
-        return replicas
-
-    def _heard(
-        self, replicas: ProcessSet, options: config.DeploymentConfig, replica_id: str, message: messages.Message
-    ) -> None:
-        if not isinstance(message, messages.Leaks):
-            return
-        self._leaks[replica_id] = message
-        limit = options.max_leaked_bytes
-        if isinstance(limit, int) and message.leaked_bytes > limit:
-            why = f"has leaked {message.leaked_bytes} bytes, more than max_leaked_bytes={limit}"
-            replicas.replace(replica_id, options.graceful_shutdown_timeout_s, why)
-
-    async def _stop_replicas(self, app: _App) -> None:
-        # Callers before those they call, so that what runs can still reach what it needs.
-        for name, replicas in reversed(app.replicas.items()):
-            await replicas.stop(app.nodes[name].deployment.config.graceful_shutdown_timeout_s)
-            self._sets.discard(replicas)
-        self._publish()
-
-    def _grace_s(self, app: _App) -> float:
-        return max(node.deployment.config.graceful_shutdown_timeout_s for node in app.nodes.values())
-
-    def _table(self) -> messages.Table:
-        apps = [messages.AppInfo(a.name, a.route_prefix, a.ingress) for a in self._apps.values()]
-        deployments = [_info(app, name) for app in self._apps.values() for name in app.nodes]
-        return messages.Table(apps, deployments)
-
-    def _publish(self) -> None:
-        table = self._table()
-        self._directory.update(table)
-        for processes in self._all_processes():
-            processes.send(table)
-
-    def _all_processes(self) -> Iterable[ProcessSet]:
-        if self._proxies is not None:
-            yield self._proxies
-        for app in self._apps.values():
-            yield from app.replicas.values()
+        return ServeStatus(proxies, {name: _status(app) for name, app in self._apps.items()})
 
 
-def _info(app: _App, name: str) -> messages.DeploymentInfo:
-    replicas = [messages.ReplicaInfo(*running) for running in app.replicas[name].running.items()]
-    return messages.DeploymentInfo(app.name, name, app.nodes[name].deployment.config.max_queued_requests, replicas)
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except errors.DeploymentFailedError as error:
+        log.error("%s", error)
 
 
-def _tag() -> str:
-    return "".join(secrets.choice(_TAG_LETTERS) for _ in range(6))
+def _saved(app: _App) -> SavedApp:
+    counts = {name: deployment.count for name, deployment in app.deployments.items()}
+    return SavedApp(app.spec, app.before, app.state is ApplicationState.DEPLOYING, counts)
 
 
-def _status(app: _App, leaks: dict[str, messages.Leaks]) -> ApplicationStatus:
-    deployments = {}
-    for name, replicas in app.replicas.items():
-        running = len(replicas.running)
-        state = DeploymentState.HEALTHY if running >= replicas.count else DeploymentState.UPDATING
-        if replicas.message:
-            state = DeploymentState.UNHEALTHY
-        # While one is replaced, there is one more than are wanted.
-        states = {"RUNNING": running, "STARTING": max(0, replicas.count - running)}
-        leaking = {
-            i: ReplicaLeaks(leaks[i].leaked_bytes, dict(leaks[i].models))
-            for i in replicas.running
-            if i in leaks and leaks[i].leaked_bytes
-        }
-        deployments[name] = DeploymentStatus(state, {k: v for k, v in states.items() if v}, replicas.message, leaking)
-    state_of_app = app.state
-    if state_of_app is ApplicationState.RUNNING and not all(r.running for r in app.replicas.values()):
-        state_of_app = ApplicationState.UNHEALTHY
-    return ApplicationStatus(state_of_app, app.message, app.deployed_at, deployments)
+def _status(app: _App) -> ApplicationStatus:
+    state = app.state
+    if state is ApplicationState.RUNNING and not all(d.running or not d.count for d in app.deployments.values()):
+        state = ApplicationState.UNHEALTHY
+    deployments = {name: deployment.status() for name, deployment in app.deployments.items()}
+    return ApplicationStatus(state, app.message, app.deployed_at, deployments)

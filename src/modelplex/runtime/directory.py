@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from modelplex import errors
@@ -12,7 +12,7 @@ from modelplex.runtime.link import Connect
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Upload
 from modelplex.wire.framing import PartReader
-from modelplex.wire.messages import AppInfo, Begin, DeploymentInfo, Table
+from modelplex.wire.messages import AppInfo, Begin, DeploymentInfo, Message, Table
 
 
 class Directory:
@@ -25,6 +25,7 @@ class Directory:
         self._routers: dict[tuple[str, str], DeploymentRouter] = {}
         self._draining: dict[DeploymentRouter, asyncio.Task[None]] = {}
         self.apps: list[AppInfo] = []
+        self.tell: Callable[[Message], None] = lambda message: None  # whoever is to know how many requests wait
 
     def update(self, table: Table) -> None:
         """This is what there is from now on."""

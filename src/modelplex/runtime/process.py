@@ -1,7 +1,8 @@
 """A process that the local engine starts: a replica or a proxy, from its first instruction to its last.
 
 The control channel is a socket whose other end the controller holds. When that end closes, by its will or by its death,
-the process ends too, so that nothing is ever left behind.
+the process ends too, so that nothing is ever left behind; unless it was told where another controller will be, which it
+then waits for while it serves on.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from modelplex.runtime.directory import Directory
 from modelplex.runtime.link import Link, SocketLink, connect_unix
 from modelplex.runtime.streams import Incoming
 from modelplex.wire import messages
-from modelplex.wire.messages import Message, Setup, Table
+from modelplex.wire.messages import Message, Register, Setup, Table
 
 if TYPE_CHECKING:
     from modelplex.runtime.replica import ReplicaSpec
@@ -45,22 +46,46 @@ class ProxySpec:
     tag: str
 
 
+# How often a process whose controller has died looks for another one.
+REGISTER_AGAIN_S = 0.1
+REGISTER_TIMEOUT_S = 5.0
+
+# Set when the process is to outlive its controller.
+_survives = threading.Event()
+
+
 class Control:
-    """This end of the control channel."""
+    """This end of the control channel.
+
+    Attributes:
+        heard: told of what is not for the process itself.
+        register: what to say to the next controller, if this one dies.
+        handed_on: descriptors that the next controller needs.
+        registered: called when the next controller is there.
+    """
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self.setup: asyncio.Future[Setup] = loop.create_future()
         self.stop: asyncio.Future[float] = loop.create_future()
         self.spec = Incoming(lambda size: None)
         self.link: Link | None = None
         self.orphaned = False
+        self.heard: Callable[[Message], None] = lambda message: None
+        self.register: Register | None = None
+        self.handed_on: list[int] = []
+        self.registered: Callable[[], None] = lambda: None
+        self._register_at = ""
+        self._registering: asyncio.Task[None] | None = None
         self._table: Table | None = None
         self._follow: Callable[[Table], None] | None = None
 
     def received(self, link: Link, message: Message, body: bytes) -> None:
         match message:
             case Setup():
+                self._register_at = message.register_at
+                if message.register_at:
+                    _survives.set()
                 self.setup.set_result(message)
             case messages.Chunk(more=more):
                 self.spec.feed(body, more=more)
@@ -68,15 +93,50 @@ class Control:
                 self._table = message
                 if self._follow is not None:
                     self._follow(message)
-            case messages.Stop(timeout_s) if not self.stop.done():
-                self.stop.set_result(timeout_s)
+            case messages.Stop(timeout_s):
+                if not self.stop.done():
+                    self.stop.set_result(timeout_s)
+            case _:
+                self.heard(message)
 
     def lost(self, link: Link) -> None:
+        if link is not self.link:
+            return
+        self.link = None
+        if self._register_at and self.register is not None and not self.stop.done():
+            self._registering = self._loop.create_task(self._register_again(self.register))
+            return
         self.orphaned = True
         if not self.setup.done():
             self.setup.set_exception(EOFError())
         self.spec.fail(EOFError())
         self.end()
+
+    async def _register_again(self, register: Register) -> None:
+        """Find the next controller; there may be none for any time."""
+        while not self.stop.done():
+            await asyncio.sleep(REGISTER_AGAIN_S)
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            try:
+                async with asyncio.timeout(REGISTER_TIMEOUT_S):
+                    await self._loop.sock_connect(sock, self._register_at)
+                    socket.send_fds(sock, [b"+"], self.handed_on)
+                    _, link = await self._loop.create_unix_connection(lambda: SocketLink(self), sock=sock)
+            except OSError:  # TimeoutError is one
+                sock.close()
+                continue
+            self.link = link
+            link.send(register)
+            self.registered()
+            return
+
+    async def close(self) -> None:
+        if self._registering is not None:
+            self._registering.cancel()
+            await asyncio.gather(self._registering, return_exceptions=True)
+        if self.link is not None:
+            await self.link.flushed(1.0)
 
     def end(self) -> None:
         """End the process although the controller has not said so."""
@@ -125,7 +185,7 @@ async def _run(fd: int, address: str) -> None:
         await _run_proxy(spec, control)
     else:
         await _run_replica(spec, setup, address, control)
-    await link.flushed(1.0)
+    await control.close()
     if control.orphaned:
         _remove_folder(address)
 
@@ -133,12 +193,14 @@ async def _run(fd: int, address: str) -> None:
 async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control: Control) -> None:
     from modelplex.core.memory_growth import MemoryGrowth
     from modelplex.runtime.replica import Replica, failure
+    from modelplex.runtime.upkeep import Upkeep
 
     identity = spec.context
     component = f"{identity.app_name}_{identity.deployment}"
     handler = logs.start(component, identity.replica_id, setup.log_dir, console=setup.console)
     directory = Directory(connect_unix)
     context.set_caller(directory)
+    directory.tell = control.send
     control.follow(directory.update)
     replica = Replica(spec)
     replica.leaks.follow(control.send, MemoryGrowth())
@@ -149,10 +211,16 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
         handler.close()
         return
     server = await asyncio.get_running_loop().create_unix_server(lambda: SocketLink(replica), address)
+    upkeep = Upkeep(replica, control.send)
+    checks_health = replica.servable.checks_health
+    who = (identity.replica_id, address, identity.app_name, identity.deployment, spec.version)
+    control.register = Register("replica", *who, checks_health, spec.gpus, os.getpid())
+    control.heard, control.registered = upkeep.received, upkeep.report
     try:
-        control.send(messages.Ready(address))
+        control.send(messages.Ready(address, checks_health))
         timeout_s = await control.stop
         server.close()
+        await upkeep.close()
         await replica.stop(timeout_s)
         await directory.close()
     finally:
@@ -175,6 +243,9 @@ async def _run_proxy(spec: ProxySpec, control: Control) -> None:
         if table.apps and not routed.done():
             routed.set_result(None)
 
+    directory.tell = control.send
+    control.register = Register("proxy", f"proxy#{spec.tag}", pid=os.getpid())
+    control.handed_on = [listener.fileno()]
     control.follow(update)
     first: list[asyncio.Future[Any]] = [routed, control.stop]
     # Clients that come before there is any route wait in the listener's backlog, rather than be told 404.
@@ -198,6 +269,8 @@ def _end_with_controller(fd: int, address: str) -> None:
     poll = select.poll()
     poll.register(fd, 0)  # a hang-up is always reported
     poll.poll()
+    if _survives.is_set():
+        return
     threading.Event().wait(2 * ORPHAN_TIMEOUT_S)
     with contextlib.suppress(OSError):
         os.unlink(address)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from modelplex import config, errors
 from modelplex.core.backoff import Backoff
@@ -68,6 +69,7 @@ class ProcessSet:
         self._tasks: dict[_Member, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._failed_starts = 0  # since it was said what is wanted
         self.grace_s = grace_s
         self.running: dict[str, str] = {}
         self.message = ""
@@ -94,9 +96,11 @@ class ProcessSet:
 
     def want(self, goal: Goal) -> "asyncio.Future[None]":
         """Bring so many of a version to run. Answers `outcome`."""
-        if self._core.goal is None or self._core.goal.version != goal.version:
+        if self._core.goal is not None and self._core.goal.version != goal.version:
             self._conclude(f"{self._title} is to be of another version by now.")
+        if self.outcome.done():
             self.outcome = self._loop.create_future()
+        self._failed_starts = 0
         self._obey(self._core.want(goal, self._loop.time()))
         return self.outcome
 
@@ -232,7 +236,7 @@ class ProcessSet:
             self._gone(member, self.message)
             return
         member.process = process
-        await asyncio.wait([process.started, member.retired], return_when=asyncio.FIRST_COMPLETED)
+        await _first(process.started, member.retired)
         if not member.retired.done():
             if (error_ := process.started.exception()) is not None:
                 self._failed(member.name, str(error_))
@@ -246,7 +250,7 @@ class ProcessSet:
         await self._live(member, process)
 
     async def _live(self, member: _Member, process: Process) -> None:
-        await asyncio.wait([process.exited, member.retired], return_when=asyncio.FIRST_COMPLETED)
+        await _first(process.exited, member.retired)
         how = process.exited.result() if process.exited.done() else ""
         if member.retired.done():
             await _end(process, member.retired.result())
@@ -262,6 +266,14 @@ class ProcessSet:
     def _failed(self, name: str, why: str) -> None:
         self.message = why
         log.error("%s could not start: %s", name, why)
+        self._failed_starts += 1
+        goal = self._core.goal
+        if goal is not None and self._failed_starts >= goal.failures_max:
+            self._conclude(f"{self._title} could not start: {why}")
+
+
+async def _first(*futures: "asyncio.Future[Any]") -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _retire(member: _Member, grace_s: float) -> None:

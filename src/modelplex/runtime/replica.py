@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelplex import config, context, errors
@@ -45,6 +45,7 @@ class ReplicaSpec:
         tag: its own part of its name.
         version: see `app_spec.DeploymentSpec`.
         models: those to load before it is ready: it takes over from a replica that serves these.
+        gpus: the share that it has of GPUs, by their numbers; the engine fills it in.
     """
 
     app_name: str
@@ -52,8 +53,9 @@ class ReplicaSpec:
     config: DeploymentConfig
     definition: Definition | bytes
     version: str = ""
-    environment: Environment = Environment()
+    environment: Environment = field(default_factory=Environment)
     models: Sequence[str] = ()
+    gpus: dict[str, float] = field(default_factory=dict)
 
     @property
     def context(self) -> context.ReplicaContext:
@@ -94,6 +96,8 @@ class Replica:
             self._models.get(loader, None)
         if spec.config.user_config is not None:
             await self.servable.reconfigure(spec.config.user_config)
+        async with asyncio.timeout(spec.config.health_check_timeout_s):
+            await self.servable.check_health()
         await self._models.start()
         await self._models.warm(spec.models, config.WARM_UP_S)
 

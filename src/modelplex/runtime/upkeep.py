@@ -54,10 +54,15 @@ class Upkeep:
         self._timer.cancel()
         self._report()
 
-    async def close(self) -> None:
+    def end(self) -> None:
+        """Say nothing more, and break off what runs."""
         self._timer.cancel()
         for task in self._tasks:
             task.cancel()
+
+    async def close(self) -> None:
+        """The same; returns when it has ended."""
+        self.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _report(self) -> None:

@@ -243,11 +243,15 @@ class Unwatch(_Message, tag=34):
 
 
 class Setup(_Message, tag=20):
-    """The first message to a process that was started. The bytes that follow as chunks are pickled code."""
+    """The first message to a process that was started. The bytes that follow as chunks are pickled code.
+
+    Where to `register_at` when the controller has died, for another one to go on with; empty for a process that ends then.
+    """
 
     sys_path: list[str]
     log_dir: str
     console: bool
+    register_at: str = ""
 
 
 class ReplicaInfo(_Message):
@@ -349,7 +353,8 @@ class Waiting(_Message, tag=35):
 class Register(_Message, tag=36):
     """The first message to a controller by a process that it did not start, or does not know to have started.
 
-    A `replica` or a `proxy` that an earlier controller started says what it is; a `caller` only wants the table.
+    A `replica` or a `proxy` that an earlier controller started says what it is, and which share of which GPUs it has; a
+    `caller` only wants the table.
     """
 
     kind: str
@@ -359,8 +364,8 @@ class Register(_Message, tag=36):
     deployment: str = ""
     version: str = ""
     checks_health: bool = False
-    gpus: list[str] = []
-    gpu_share: float = 0.0
+    gpus: dict[str, float] = {}
+    pid: int = 0
 
 
 Message = (

@@ -1,0 +1,278 @@
+"""One deployment as it runs: its versions, its replicas, how they are, and how many there are to be."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from typing import Protocol
+
+from modelplex import errors
+from modelplex.core.replica_load import stop_order
+from modelplex.core.rollout import Goal
+from modelplex.runtime.app_spec import DeploymentSpec, Environment
+from modelplex.runtime.engine import Engine, Process
+from modelplex.runtime.health import HealthWatch
+from modelplex.runtime.process_set import ProcessSet
+from modelplex.runtime.questions import Questions
+from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_reports import ReplicaReports
+from modelplex.runtime.scaling import Scaling
+from modelplex.status import DeploymentState, DeploymentStatus
+from modelplex.wire import messages
+from modelplex.wire.messages import Message
+
+log = logging.getLogger(__name__)
+
+# A deployment that fails to start is tried so often for each replica, unless its own limit is lower.
+STARTS_PER_REPLICA = 3
+
+RECONFIGURE_TIMEOUT_S = 60.0
+
+
+class Owner(Protocol):
+    """Whoever runs the deployment."""
+
+    def changed(self) -> None:
+        """Its replicas, or its options, are others now."""
+
+    def table(self) -> messages.Table:
+        """What a process is told when it starts."""
+
+    def tag(self) -> str:
+        """A part of a name that no other process has."""
+
+    def heard(self, name: str, message: Message) -> None:
+        """A process has said what is not about itself."""
+
+
+class ServedDeployment:
+    """Keeps the replicas of one deployment as they are wanted.
+
+    Args:
+        app_name: the application.
+        spec: the deployment.
+        environment: of its processes.
+        engine: starts replicas.
+        owner: told of changes.
+        count: how many replicas there were when it ran before; as its options say unless given.
+
+    Attributes:
+        rolled_back: why the version that was wanted last is not the one that runs; empty if it is.
+    """
+
+    def __init__(
+        self,
+        app_name: str,
+        spec: DeploymentSpec,
+        environment: Environment,
+        engine: Engine,
+        owner: Owner,
+        count: int | None = None,
+    ) -> None:
+        self.app_name = app_name
+        self.spec = spec
+        self.rolled_back = ""
+        self._title = f"{app_name}_{spec.name}"
+        self._engine = engine
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._versions: dict[str, tuple[DeploymentSpec, Environment]] = {}
+        self._reports = ReplicaReports()
+        self._checks_health: set[str] = set()
+        self._processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
+        self._questions = Questions(self._processes.tell)
+        self._health = HealthWatch(self._check, self._processes.unwell)
+        self._scaling: Scaling | None = None
+        self._count = spec.config.first_replicas if count is None else count
+        self._take(spec, environment)
+
+    # What is wanted
+
+    @property
+    def count(self) -> int:
+        """How many replicas are wanted."""
+        return self._count
+
+    async def begin(self) -> None:
+        """Bring it to run. Raises `DeploymentFailedError`."""
+        await asyncio.shield(self._want(self._first_count()))
+
+    def recover(self, wait_s: float) -> None:
+        """It ran before, and its replicas are about to register: for so long no others are started."""
+        goal = self._goal(self._count)
+        self._processes.recover(goal, goal, wait_s)
+
+    def adopt(self, register: messages.Register, process: Process) -> None:
+        """A replica that an earlier controller has started."""
+        if register.checks_health:
+            self._checks_health.add(register.name)
+        process.heard = lambda message: self._heard(register.name, message)
+        process.send(self._owner.table())
+        self._processes.adopt(register.name, register.version, process, register.address)
+
+    async def update(self, spec: DeploymentSpec, environment: Environment) -> None:
+        """Have this run in place of what runs: by new replicas, one after another, if it takes new ones.
+
+        Raises `DeploymentFailedError`; what ran before runs on then, or again.
+        """
+        before, self.rolled_back = self._versions[self.spec.process_version], ""
+        self._take(spec, environment)
+        outcome = self._want(self._first_count())
+        self._owner.changed()
+        is_new_config = before[0].config.user_config != spec.config.user_config
+        try:
+            if is_new_config and before[0].process_version == spec.process_version:
+                await self._reconfigure(spec)
+            await asyncio.shield(outcome)
+        except BaseException as error:
+            self.rolled_back = str(error) or "It was called off."
+            self._processes.give_up(self.rolled_back)
+            self._take(*before)
+            self._want(self._first_count())
+            self._owner.changed()
+            if is_new_config and isinstance(error, errors.DeploymentFailedError):
+                with contextlib.suppress(errors.DeploymentFailedError):  # it has been said
+                    await self._reconfigure(before[0])
+            raise
+        self._versions = {spec.process_version: (spec, environment)}
+
+    async def stop(self) -> None:
+        """Let its replicas end what they do, then end them."""
+        self._health.close()
+        if self._scaling is not None:
+            self._scaling.close()
+        await self._processes.stop()
+
+    def kill(self) -> None:
+        self._processes.kill()
+
+    def send(self, message: Message) -> None:
+        self._processes.send(message)
+
+    def _take(self, spec: DeploymentSpec, environment: Environment) -> None:
+        self.spec = spec
+        self._versions[spec.process_version] = spec, environment
+        self._processes.grace_s = spec.config.graceful_shutdown_timeout_s
+        options = spec.config.scaling
+        if options is None:
+            if self._scaling is not None:
+                self._scaling.close()
+            self._scaling = None
+        elif self._scaling is None:
+            self._scaling = Scaling(self.app_name, spec.name, options, self._count, self._resize)
+        else:
+            self._scaling.set_options(options)
+
+    def _first_count(self) -> int:
+        return self.spec.config.first_replicas if self._scaling is None else self._scaling.target
+
+    def _resize(self, count: int) -> None:
+        self._want(count)
+        self._owner.changed()
+
+    def _want(self, count: int) -> "asyncio.Future[None]":
+        self._count = count
+        return self._processes.want(self._goal(count))
+
+    def _goal(self, count: int) -> Goal:
+        options = self.spec.config
+        step = max(1, round(options.rolling_update_percentage * count))
+        surge = step if options.max_surge_percent is None else math.ceil(options.max_surge_percent * count)
+        failures = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * max(1, count)))
+        return Goal(self.spec.process_version, count, step, surge, failures)
+
+    async def _reconfigure(self, spec: DeploymentSpec) -> None:
+        """Raises `DeploymentFailedError` if a replica does not take the new `user_config`."""
+        try:
+            async with asyncio.timeout(RECONFIGURE_TIMEOUT_S):
+                answers = await asyncio.gather(*self._ask_all(spec))
+        except TimeoutError:
+            answers = [f"reconfigure took longer than {RECONFIGURE_TIMEOUT_S:g} s"]
+        if wrong := next(filter(None, answers), ""):
+            raise errors.DeploymentFailedError(f"{self._title} does not take its user_config: {wrong}")
+
+    def _ask_all(self, spec: DeploymentSpec) -> "list[asyncio.Task[str]]":
+        data = json.dumps(spec.config.user_config).encode()
+        names = [n for n in self._processes.running if self._processes.version_of(n) == spec.process_version]
+        return [
+            self._loop.create_task(self._questions.ask(name, lambda number: messages.Reconfigure(number, data)))
+            for name in names
+        ]
+
+    # Its replicas
+
+    async def _start(self, version: str, in_place_of: str | None) -> tuple[str, Process]:
+        spec, environment = self._versions[version]
+        models = [] if in_place_of is None else self._reports.models(in_place_of)
+        config = spec.config
+        replica = ReplicaSpec(self.app_name, self._owner.tag(), config, spec.definition, version, environment, models)
+        name = replica.context.replica_id
+        process = await self._engine.start_replica(replica)
+        process.heard = lambda message: self._heard(name, message)
+        process.send(self._owner.table())
+        return name, process
+
+    def _changed(self) -> None:
+        running = self._processes.running
+        for name in self._reports.follow(running, self._loop.time()):
+            self._checks_health.discard(name)
+            self._questions.gone(name)
+            if self._scaling is not None:
+                self._scaling.replica_gone(name)
+        self._health.follow(self._checks_health & running.keys(), self.spec.config)
+        self._owner.changed()
+
+    def _heard(self, name: str, message: Message) -> None:
+        match message:
+            case messages.Ready(checks_health=True):
+                self._checks_health.add(name)
+            case messages.Done():
+                self._questions.answered(message)
+            case messages.Load():
+                load = self._reports.loaded(name, message, self._loop.time())
+                if load is not None and self._scaling is not None:
+                    self._scaling.told_replica(name, load)
+            case messages.Leaks():
+                self._reports.leaked(name, message)
+                limit = self.spec.config.max_leaked_bytes
+                if isinstance(limit, int) and message.leaked_bytes > limit:
+                    why = f"has leaked {message.leaked_bytes} bytes, more than max_leaked_bytes={limit}"
+                    self._processes.replace(name, why)
+            case _:
+                self._owner.heard(name, message)
+
+    async def _check(self, name: str) -> str:
+        return await self._questions.ask(name, messages.CheckHealth)
+
+    def _stop_order(self, names: list[str]) -> list[str]:
+        return stop_order(self._reports.by_models(names, self._loop.time()))
+
+    # What others are told
+
+    def waiting(self, source: str, count: int) -> None:
+        """So many requests wait for it in a process."""
+        if self._scaling is not None:
+            self._scaling.told_waiting(source, count)
+
+    def source_gone(self, source: str) -> None:
+        if self._scaling is not None:
+            self._scaling.source_gone(source)
+
+    @property
+    def running(self) -> dict[str, str]:
+        return self._processes.running
+
+    def info(self) -> messages.DeploymentInfo:
+        replicas = [messages.ReplicaInfo(*running) for running in self._processes.running.items()]
+        return messages.DeploymentInfo(self.app_name, self.spec.name, self.spec.config.max_queued_requests, replicas)
+
+    def status(self) -> DeploymentStatus:
+        running, wanted = len(self._processes.running), self._processes.count
+        message = self._processes.message or self.rolled_back
+        state = DeploymentState.HEALTHY if running >= wanted else DeploymentState.UPDATING
+        if self._processes.message:
+            state = DeploymentState.UNHEALTHY
+        # While one is replaced, there is one more than are wanted.
+        states = {"RUNNING": running, "STARTING": max(0, wanted - running)}
+        return DeploymentStatus(state, {k: v for k, v in states.items() if v}, message, self._reports.leaks)

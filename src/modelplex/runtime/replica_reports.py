@@ -1,0 +1,83 @@
+"""What the replicas of one deployment have said of themselves: their load, their models, what they leak."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from modelplex.core.replica_load import ReplicaLoad
+from modelplex.status import ReplicaLeaks
+from modelplex.wire import messages
+
+# Models of which it is known that they have been loaded before.
+SEEN_MAX = 200_000
+
+# How much of what a model was used counts on with each report.
+FADING = 0.9
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    born: float
+    load: ReplicaLoad = field(default_factory=ReplicaLoad)
+    warmth: dict[str, float] = field(default_factory=dict)  # how much each of its models was used, of late more
+    leaks: messages.Leaks | None = None
+
+
+class ReplicaReports:
+    """Kept for the replicas that run."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, _Replica] = {}
+        self._seen: dict[str, None] = {}
+
+    def follow(self, names: Iterable[str], now: float) -> set[str]:
+        """These run. Answers which no longer do."""
+        names = set(names)
+        gone = self._replicas.keys() - names
+        for name in gone:
+            del self._replicas[name]
+        for name in names - self._replicas.keys():
+            self._replicas[name] = _Replica(now)
+        return gone
+
+    def loaded(self, name: str, report: messages.Load, now: float) -> ReplicaLoad | None:
+        """Keep a report. Answers what it comes to; None if the replica does not run any more."""
+        replica = self._replicas.get(name)
+        if replica is None:
+            return None
+        reload_s = sum(load_s for model_id, load_s in report.loads if model_id in self._seen)
+        self._seen.update(dict.fromkeys(model_id for model_id, _ in report.loads))
+        while len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        uses = report.uses
+        replica.warmth = {m: count + FADING * replica.warmth.get(m, 0.0) for m, count in uses.items()}
+        replica.load = ReplicaLoad(report.ongoing, uses, report.models_max, reload_s, now - replica.born)
+        return replica.load
+
+    def leaked(self, name: str, report: messages.Leaks) -> None:
+        if name in self._replicas:
+            self._replicas[name].leaks = report
+
+    @property
+    def leaks(self) -> dict[str, ReplicaLeaks]:
+        """Those that leak."""
+        reports = {name: replica.leaks for name, replica in self._replicas.items()}
+        return {n: ReplicaLeaks(r.leaked_bytes, dict(r.models)) for n, r in reports.items() if r and r.leaked_bytes}
+
+    @property
+    def ongoing(self) -> float:
+        return sum(replica.load.ongoing for replica in self._replicas.values())
+
+    def models(self, name: str) -> list[str]:
+        """What a replica holds, what was used most of late first."""
+        replica = self._replicas.get(name)
+        return [] if replica is None else sorted(replica.warmth, key=lambda m: -replica.warmth[m])
+
+    def by_models(self, names: Iterable[str], now: float) -> dict[str, ReplicaLoad]:
+        """Their loads, with how much their models were used over some time."""
+        found = {}
+        for name in names:
+            if (replica := self._replicas.get(name)) is not None:
+                found[name] = replace(replica.load, models=replica.warmth, age_s=now - replica.born)
+            else:
+                found[name] = ReplicaLoad()
+        return found

@@ -1,0 +1,98 @@
+"""Has `core.scaling` decide how many replicas a deployment is to have: the shell with its timer."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from modelplex import config
+from modelplex.config import AutoscalingConfig
+from modelplex.core.replica_load import ReplicaLoad
+from modelplex.core.scaling import Autoscaler
+from modelplex.core.scaling_policy import ScalingPolicy
+
+log = logging.getLogger(__name__)
+
+
+class Scaling:
+    """The number of replicas of one deployment follows the demand.
+
+    Args:
+        app_name: the application.
+        deployment: the deployment.
+        options: see `config.AutoscalingConfig`.
+        current: how many are wanted now.
+        resize: told how many are wanted, when that has changed, and why.
+    """
+
+    def __init__(
+        self, app_name: str, deployment: str, options: AutoscalingConfig, current: int, resize: Callable[[int], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._title = f"{app_name}_{deployment}"
+        self._resize = resize
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: BaseException | None = None
+        self._core = Autoscaler(
+            options,
+            current,
+            self._loop.time(),
+            policy=_policy(options),
+            app_name=app_name,
+            deployment_name=deployment,
+        )
+        self._set_timer()
+
+    @property
+    def target(self) -> int:
+        return self._core.target
+
+    @property
+    def why(self) -> str:
+        return self._core.why
+
+    def set_options(self, options: AutoscalingConfig) -> int:
+        """Answers how many are wanted by them."""
+        count = self._core.set_options(options, self._loop.time(), _policy(options))
+        self._set_timer()
+        return count
+
+    def told_replica(self, replica_id: str, load: ReplicaLoad) -> None:
+        self._core.told_replica(replica_id, load, self._loop.time())
+        self._set_timer()
+
+    def replica_gone(self, replica_id: str) -> None:
+        self._core.replica_gone(replica_id)
+
+    def told_waiting(self, source: str, count: int) -> None:
+        """So many requests wait in a process that calls the deployment."""
+        self._core.told_waiting(source, count, self._loop.time())
+        self._set_timer()
+
+    def source_gone(self, source: str) -> None:
+        self._core.source_gone(source)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._core.next_look, self._look)
+
+    def _look(self) -> None:
+        before = self._core.target
+        count = self._core.decide(self._loop.time())
+        if self._core.policy_error is not None and self._core.policy_error is not self._error:
+            log.error("The autoscaling policy of %s has failed.", self._title, exc_info=self._core.policy_error)
+        self._error = self._core.policy_error
+        if count != before:
+            log.info("%s is to have %d replicas in place of %d: %s", self._title, count, before, self._core.why)
+            self._resize(count)
+        self._set_timer()
+
+
+def _policy(options: AutoscalingConfig) -> ScalingPolicy | None:
+    given = options.policy
+    policy: ScalingPolicy | None = config.load(given) if isinstance(given, str) else given  # type: ignore[assignment]
+    return policy
