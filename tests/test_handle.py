@@ -51,6 +51,9 @@ class FakeCaller:
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         yield await self.call(call)
 
+    async def broadcast(self, call: Call) -> list[Any]:
+        return [await self.call(call)]
+
     def ingress(self, app_name: str) -> str | None:
         return None
 

@@ -201,7 +201,16 @@ class Controller:
 
 def _info(app: _App, name: str) -> messages.DeploymentInfo:
     replicas = [messages.ReplicaInfo(*running) for running in app.replicas[name].running.items()]
-    return messages.DeploymentInfo(app.name, name, app.nodes[name].deployment.config.max_queued_requests, replicas)
+    options = app.nodes[name].deployment.config
+    return messages.DeploymentInfo(
+        app_name=app.name,
+        name=name,
+        max_queued_requests=options.max_queued_requests,
+        replicas=replicas,
+        retry_lost_requests=options.retry_lost_requests,
+        backpressure_status=options.backpressure.status_code,
+        backpressure_retry_after_s=options.backpressure.retry_after_s,
+    )
 
 
 def _tag() -> str:
