@@ -8,6 +8,10 @@ from modelplex import context
 from modelplex.config import check_model_id, check_seconds
 from modelplex.response import BroadcastResponse, DeploymentResponse, DeploymentResponseGenerator
 
+# Of a request and a call that it makes, the request is to end first when both are out of time: then it is cancelled with
+# all that it does, and it is not by chance whether its code hears of a call that came too late.
+SLACK_S = 0.05
+
 # Not the system's: it is asked by every request, and its numbers need not be secret.
 _ids = random.Random()
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -117,10 +121,15 @@ class DeploymentHandle:
     def _deadline(self, current: context.RequestContext | None) -> float | None:
         """When a call that begins now is given up: its own deadline, or that of the request which it is a part of."""
         inherited = None if current is None or current.ended else current.deadline
-        if self._timeout_s is None:
-            return inherited
-        own = context.caller().loop.time() + self._timeout_s
-        return own if inherited is None else min(own, inherited)
+        if inherited is None and self._timeout_s is None:
+            return None
+        now = context.caller().loop.time()
+        limits = []
+        if self._timeout_s is not None:
+            limits.append(now + self._timeout_s)
+        if inherited is not None:
+            limits.append(inherited + SLACK_S if inherited > now else inherited)
+        return min(limits)
 
     def __getattr__(self, name: str) -> "DeploymentHandle":
         if name.startswith("_"):

@@ -14,6 +14,7 @@ from virtual_time import in_virtual_time
 
 from modelplex import context, errors, serve
 from modelplex.config import HTTPOptions
+from modelplex.handle import SLACK_S
 from modelplex.serve import DeploymentHandle
 
 TIMEOUT = "x-request-timeout-seconds"
@@ -256,12 +257,32 @@ async def test_of_its_own_time_and_its_callers_the_shorter_one_counts() -> None:
     async with serving(two_levels()) as (_, handle):
         assert await handle.rests.remote() == [None, pytest.approx(2), pytest.approx(100)]
         limited = handle.options(timeout_s=10)
-        assert await limited.rests.remote() == [pytest.approx(10), pytest.approx(2), pytest.approx(10)]
+        assert await limited.rests.remote() == [10, pytest.approx(2), pytest.approx(10 + SLACK_S)]
         assert await limited.options(timeout_s=float("inf")).rests.remote() == [
             float("inf"),
             pytest.approx(2),
             pytest.approx(100),
         ]
+
+
+@in_virtual_time
+async def test_who_has_no_more_time_than_its_callers_is_cancelled_rather_than_told_of_a_call_that_came_too_late() -> (
+    None
+):
+    class Persistent:
+        def __init__(self, below: DeploymentHandle) -> None:
+            self.below = below
+
+        async def __call__(self, request: Request) -> str:
+            try:
+                await self.below.sleep.remote(100)
+            except errors.RequestTimeoutError:
+                return "by chance"
+            return "slept"
+
+    async with serving(app_of(Persistent, app_of(Below))) as (cluster, _), client_of(cluster.directory) as client:
+        for _ in range(3):
+            assert (await client.get("/", headers={TIMEOUT: "2"})).status_code == 504
 
 
 @in_virtual_time
