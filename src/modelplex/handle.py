@@ -8,8 +8,8 @@ from modelplex import context
 from modelplex.config import check_model_id, check_seconds
 from modelplex.response import BroadcastResponse, DeploymentResponse, DeploymentResponseGenerator
 
-# Of a request and a call that it makes, the request is to end first when both are out of time: then it is cancelled with
-# all that it does, and it is not by chance whether its code hears of a call that came too late.
+# Of a request and a call that it makes, the request is to end first when both are out of time: then it is cancelled
+# with all that it does, and it is not by chance whether its code hears of a call that came too late.
 SLACK_S = 0.05
 
 # Not the system's: it is asked by every request, and its numbers need not be secret.

@@ -171,6 +171,20 @@ async def test_where_no_replica_runs_there_are_no_results() -> None:
     await directory.close()
 
 
+@in_virtual_time
+async def test_a_broadcast_to_a_deployment_that_is_removed_meanwhile_is_told_so() -> None:
+    slow = ScriptedReplica(welcomes=False)
+    network = Network(slow)
+    directory = Directory(network.connect)
+    directory.update(Table([], [DeploymentInfo("app", "D", -1, network.infos())]))
+    calling = asyncio.create_task(directory.broadcast(Call("app", "D", "clear", "", None, "r", "/", (), {})))
+    await soon()
+    directory.update(Table([], []))
+    with pytest.raises(errors.DeploymentUnavailableError, match="no longer served"):
+        await calling
+    await directory.close()
+
+
 def test_plain_functions_are_broadcast_though_all_threads_are_taken() -> None:
     import threading
 

@@ -82,8 +82,10 @@ class DeploymentRouter:
 
     def broadcast(self, begin: Begin, data: bytes, timeout_s: float | None = None) -> list[Exchange]:
         """Send a request to each replica that is linked, whatever runs there."""
+        if self._closed:
+            raise _gone(self._name)
         now, exchanges = self._loop.time(), []
-        for send in [] if self._closed else self._core.broadcast(begin.model_id, now):
+        for send in self._core.broadcast(begin.model_id, now):
             begin = msgspec.structs.replace(begin, stream=send.number, arrived_at=time.time(), slotless=True)
             exchange = Exchange(begin, Upload(data, more=False), self._loop)
             self._add(exchange, now, timeout_s)
