@@ -16,6 +16,7 @@ STATUS_AND_FAULT = {
     "InvalidHeaderError": (400, Fault.CLIENT),
     "RouteNotFoundError": (404, Fault.CLIENT),
     "BodyTooLargeError": (413, Fault.CLIENT),
+    "BodyTooSlowError": (408, Fault.CLIENT),
     "RequestCancelledError": (499, Fault.CLIENT),
     "UserCodeError": (500, Fault.USER_CODE),
     "NotInReplicaError": (500, Fault.USER_CODE),
@@ -28,6 +29,7 @@ STATUS_AND_FAULT = {
     "ModelTooLargeError": (500, Fault.USER_CODE),
     "OvercommittedError": (500, Fault.USER_CODE),
     "BackPressureError": (503, Fault.LOAD),
+    "TooManyRequestsError": (429, Fault.LOAD),
     "DeploymentUnavailableError": (503, Fault.SERVER),
     "ReplicaLostError": (502, Fault.SERVER),
     "RequestTimeoutError": (504, Fault.SERVER),
@@ -91,6 +93,7 @@ def test_users_own_errors_do_not_take_the_place_of_ours() -> None:
         (errors.NotInReplicaError, RuntimeError),
         (errors.DeploymentFailedError, RuntimeError),
         (errors.RequestTimeoutError, TimeoutError),
+        (errors.BodyTooSlowError, TimeoutError),
     ],
 )
 def test_an_error_is_caught_by_the_builtin_that_the_interface_promises(

@@ -51,6 +51,9 @@ class FakeCaller:
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         yield await self.call(call)
 
+    async def broadcast(self, call: Call) -> list[Any]:
+        return [await self.call(call)]
+
     def ingress(self, app_name: str) -> str | None:
         return None
 
@@ -164,6 +167,30 @@ def test_what_is_no_number_of_seconds_is_refused_before_anything_is_sent(value: 
         handle.options(max_cold_wait_s=value)
 
 
+@pytest.mark.parametrize("value", [0, -1, "2", float("nan")])
+def test_what_is_no_time_for_a_call_is_refused_before_anything_is_sent(value: Any) -> None:
+    with pytest.raises(ValueError, match="timeout_s must be a number of seconds above 0"):
+        handle.options(timeout_s=value)
+
+
+def test_a_call_has_the_time_that_its_handle_says_and_any_time_otherwise(caller: FakeCaller) -> None:
+    began = caller.loop.time()
+    handle.remote().result()
+    hasty = handle.options(timeout_s=30)
+    hasty.options(multiplexed_model_id="m1").predict.remote().result()
+    hasty.broadcast("predict").result()
+    assert caller.calls[0].deadline is None
+    for call in caller.calls[1:]:
+        assert call.deadline is not None
+        assert began + 30 <= call.deadline <= caller.loop.time() + 30
+
+
+def test_a_broadcast_names_its_method_and_its_response_is_a_list(caller: FakeCaller) -> None:
+    assert handle.options(multiplexed_model_id="m1").broadcast("clear", 1, x=2).result() == [(1,)]
+    [call] = caller.calls
+    assert (call.method_name, call.model_id, call.args, call.kwargs) == ("clear", "m1", (1,), {"x": 2})
+
+
 @pytest.mark.parametrize("model_id", ["../m", "a b", "x" * 257])
 def test_a_hostile_model_id_is_refused_before_anything_is_sent(model_id: str) -> None:
     with pytest.raises(InvalidModelIdError):
@@ -215,10 +242,12 @@ def test_a_handle_that_travelled_calls_the_same(
     caller: FakeCaller, again: Callable[[DeploymentHandle], DeploymentHandle]
 ) -> None:
     options: dict[str, Any] = {"method_name": "predict", "multiplexed_model_id": "m1", "max_cold_wait_s": 2.5}
+    options["timeout_s"] = 30.0
     again(handle.options(**options)).remote(1).result()
     [call] = caller.calls
     assert (call.app_name, call.deployment, call.method_name, call.model_id) == ("shop", "Model", "predict", "m1")
     assert call.max_cold_wait_s == 2.5
+    assert call.deadline is not None
 
 
 def test_a_handle_can_be_pickled_where_nothing_is_served() -> None:

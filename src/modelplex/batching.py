@@ -374,7 +374,6 @@ def _request_of(calls: list[_Call]) -> context.RequestContext | None:
     requests = [call.request for call in calls if call.request is not None]
     if not requests:
         return None
-    deadlines = [request.cold_deadline for request in requests]
     return dataclasses.replace(
         requests[0],
         leases=[],
@@ -383,9 +382,15 @@ def _request_of(calls: list[_Call]) -> context.RequestContext | None:
         waited=any(request.waited for request in requests),
         share=max(request.share for request in requests),
         part_of=requests[0],
-        cold_deadline=None if None in deadlines else max(d for d in deadlines if d is not None),
+        cold_deadline=_latest([request.cold_deadline for request in requests]),
+        deadline=_latest([request.deadline for request in requests]),
         ended=False,
     )
+
+
+def _latest(deadlines: list[float | None]) -> float | None:
+    given = [deadline for deadline in deadlines if deadline is not None]
+    return max(given) if len(given) == len(deadlines) else None
 
 
 def _tell(batch: context.RequestContext, calls: list[_Call]) -> None:

@@ -23,6 +23,7 @@ class RequestContext:
         waited: whether it had to wait for a slot before it was sent here.
         share: how popular its model is, if it was not loaded here when it was sent (`core.dispatch.Send`).
         cold_deadline: when it will wait no longer for a model that is not loaded, by the event loop's clock.
+        deadline: when it is given up by whoever made it, by the same clock.
         ended: a lease that is granted after this is given back at once.
         part_of: the request that waits for this one, as the first call of a batch does; what either has leased is
             known to be held by whoever waits for the other.
@@ -40,6 +41,7 @@ class RequestContext:
     share: float = 0.0
     cold_deadline: float | None = None
     ended: bool = False
+    deadline: float | None = None
     part_of: "RequestContext | None" = None
 
     def end(self) -> None:
@@ -87,7 +89,7 @@ class ReplicaScope(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a deployment's method by a handle."""
+    """A call of a deployment's method by a handle. Its `deadline` is by the clock of the caller's event loop."""
 
     app_name: str
     deployment: str
@@ -98,6 +100,7 @@ class Call:
     route: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    deadline: float | None = None
 
 
 class Caller(Protocol):
@@ -111,6 +114,9 @@ class Caller(Protocol):
 
     def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """What the generator yields. It is cancelled when this is closed."""
+
+    async def broadcast(self, call: Call) -> list[Any]:
+        """What the method returns on each replica that can be called."""
 
     def ingress(self, app_name: str) -> str | None: ...
 

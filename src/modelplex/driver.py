@@ -53,7 +53,7 @@ class Driver:
         self.log_dir = "" if engine == "inline" else _new_log_dir()
         self.http = http
         self.listener = None if http is None else _listen(http)
-        self.address = "" if self.listener is None else _url(self.listener)
+        self.address = "" if http is None or self.listener is None else _url(http, self.listener)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
@@ -198,9 +198,10 @@ def _new_log_dir() -> str:
     return str(folder / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}")
 
 
-def _url(listener: socket.socket) -> str:
+def _url(http: HTTPOptions, listener: socket.socket) -> str:
+    scheme = "http" if http.ssl_certfile is None else "https"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _runs(pid: str) -> bool:

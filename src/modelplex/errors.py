@@ -61,6 +61,13 @@ class BodyTooLargeError(ModelplexError):
     fault = Fault.CLIENT
 
 
+class BodyTooSlowError(ModelplexError, TimeoutError):
+    """The client did not send the request's body within the time that the request has."""
+
+    status = 408
+    fault = Fault.CLIENT
+
+
 class RequestCancelledError(ModelplexError):
     """The request was cancelled by whoever made it."""
 
@@ -135,6 +142,12 @@ class BackPressureError(ModelplexError):
     fault = Fault.LOAD
 
 
+class TooManyRequestsError(BackPressureError):
+    """The same, of a deployment whose `backpressure_config` says that clients are to be told 429."""
+
+    status = 429
+
+
 class DeploymentUnavailableError(ModelplexError):
     """The deployment has no replica that runs."""
 
@@ -142,7 +155,7 @@ class DeploymentUnavailableError(ModelplexError):
 
 
 class ReplicaLostError(ModelplexError):
-    """The replica died while it answered."""
+    """The replica died with the request, and it was not sent to another one."""
 
     status = 502
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from modelplex import context
-from modelplex.errors import RequestCancelledError
+from modelplex.errors import RequestCancelledError, RequestTimeoutError
 
 _END = object()
 _closing: set[asyncio.Task[None]] = set()  # the event loop itself keeps tasks weakly
@@ -74,6 +74,13 @@ class DeploymentResponse:
 
     def __reduce__(self) -> Any:
         raise TypeError("A DeploymentResponse cannot be pickled: await it and pass the result.")
+
+
+class BroadcastResponse(DeploymentResponse):
+    """The answers of all replicas: a list, in no order."""
+
+    async def _run(self) -> Any:
+        return await self._caller.broadcast(await _with_values(self._call))
 
 
 class DeploymentResponseGenerator:
@@ -198,8 +205,15 @@ async def _with_values(call: context.Call) -> context.Call:
     """Responses among the arguments are awaited first, so that calls can be chained without waiting for each."""
     args, kwargs = call.args, call.kwargs
     if any(isinstance(value, DeploymentResponse) for value in (*args, *kwargs.values())):
-        args = tuple([await _value(value) for value in args])
-        kwargs = {name: await _value(value) for name, value in kwargs.items()}
+        try:
+            async with asyncio.timeout_at(call.deadline) as limit:
+                args = tuple([await _value(value) for value in args])
+                kwargs = {name: await _value(value) for name, value in kwargs.items()}
+        except TimeoutError:
+            if not limit.expired():
+                raise  # as one of them did
+            text = f"The time of request {call.request_id} was over before its arguments were there."
+            raise RequestTimeoutError(text) from None
     return dataclasses.replace(call, args=args, kwargs=kwargs)
 
 

@@ -514,6 +514,57 @@ def test_a_request_with_which_many_replicas_have_died_is_given_up() -> None:
     assert up(router, "next") == []
 
 
+def test_where_lost_requests_are_not_retried_those_of_a_dead_replica_are_given_up_and_nobody_else() -> None:
+    router = make_router()
+    router.change(UNLIMITED, retries_lost=False)
+    up(router, "a", slots=1)
+    ask(router)
+    ask(router)  # it waits
+    assert router.replica_down("a", 0.0) == [Reject(1, Why.REPLICA_LOST)]
+    assert up(router, "b", slots=1) == [To(2, "b")]
+    assert router.refused(2, 1, 0.0) == []  # which has not begun
+    router.change(UNLIMITED, retries_lost=True)
+    assert router.told_ongoing("b", 0, 0.0) == [To(2, "b")]
+    router.replica_down("b", 1.0)
+    assert up(router, "c") == [To(2, "c")]
+
+
+def test_limits_that_change_are_for_those_who_come_later() -> None:
+    router = make_router(queued_max=2)
+    up(router, "a", slots=1)
+    assert where([*ask(router), *ask(router), *ask(router)]) == [(1, "a")]
+    router.change(1, retries_lost=True)
+    assert router.queued == 2
+    assert ask(router) == [Reject(4, Why.QUEUE_FULL)]
+    router.change(3, retries_lost=True)
+    assert ask(router) == []
+    assert [where(router.finish(n, 0.0)) for n in (1, 2, 3)] == [[(2, "a")], [(3, "a")], [(5, "a")]]
+
+
+def test_a_broadcast_goes_to_every_replica_however_busy_and_changes_nothing_for_others() -> None:
+    router = make_router()
+    up(router, "a", slots=1)
+    up(router, "b", slots=1)
+    up(router, "c", slots=1)
+    router.replica_retiring("c", 0.0)
+    running = where([*ask(router), *ask(router)])
+    assert ask(router) == []
+    assert {send.replica_id: send.number for send in router.broadcast("", 0.0)} == {"a": 4, "b": 5}
+    assert router.finish(4, 0.0, ongoing=0) == []  # its slot was never taken
+    assert router.replica_down("b", 0.0) == [Reject(5, Why.REPLICA_LOST)]
+    assert router.replica_ids == ["a"]
+    assert where(router.finish({r: n for n, r in running}["a"], 0.0))[0][1] == "a"
+
+
+def test_a_broadcast_that_is_refused_is_over() -> None:
+    router = make_router()
+    up(router, "a")
+    up(router, "b")
+    for send in router.broadcast("", 0.0):
+        assert router.refused(send.number, 0, 0.0) == [Reject(send.number, Why.REPLICA_LOST)]
+    assert make_router().broadcast("", 0.0) == []
+
+
 def test_those_who_only_waited_for_a_replica_that_died_are_not_held_responsible() -> None:
     router = make_router()
     up(router, "a", slots=1)

@@ -51,6 +51,7 @@ class Request:
     answered: bool = False
     losses: int = 0
     over: str = ""
+    slotless: bool = False
 
 
 Mail = Callable[["Side"], None]
@@ -143,6 +144,8 @@ class Replica:
         if verb == "prefetch":
             self.prefetched.append(model_id)
             self.load_what_is_wanted()
+        elif verb == "broadcast":
+            self.run_slotless(router, number)
         elif verb == "cancel":
             if key in self.running:
                 self.leave(key)
@@ -150,6 +153,18 @@ class Replica:
                 self.load_what_is_wanted()
         else:
             self.begin(key, model_id, fits)
+
+    def run_slotless(self, router: int, number: int) -> None:
+        if self.retiring:
+            self.tell(
+                f"refuses {number}", lambda side: side.refused(number, 0, no_room=False, holds=False), only=router
+            )
+        else:
+            self.tell(
+                f"finishes {number}",
+                lambda side: side.finish(self.replica_id, number, 0, 0.0, holds=False),
+                only=router,
+            )
 
     def begin(self, key: Key, model_id: str, fits: bool) -> None:
         router, number = key
@@ -262,6 +277,7 @@ class Side:
         self.index = index
         self.queued_max = queued_max
         self.no_replica_wait_s = no_replica_wait_s
+        self.retries_lost = True
         self.router = Router(queued_max, no_replica_wait_s, Estimates(load_s=1.0, service_s=0.1))
         self.requests: dict[int, Request] = {}
         self.open: dict[int, Request] = {}  # those that are not over
@@ -304,6 +320,20 @@ class Side:
         if request.replica_id is None:
             assert full == (request.over == Why.QUEUE_FULL.value), f"{request}, though the queue was full: {full}"
 
+    def change(self, queued_max: int, *, retries_lost: bool) -> None:
+        self.inputs += 1
+        self.queued_max, self.retries_lost = queued_max, retries_lost
+        self.router.change(queued_max, retries_lost=retries_lost)
+
+    def broadcast(self) -> None:
+        self.inputs += 1
+        sends = self.router.broadcast("", self.now)
+        assert {send.replica_id for send in sends} == self.up, f"{sends}, not one for each of {self.up}"
+        for send in sends:
+            request = Request(send.number, "", None, None, send.replica_id, slotless=True)
+            self.requests[send.number] = self.open[send.number] = request
+            self.send(send.replica_id, ("broadcast", send.number, "", False))
+
     def cancel(self, request: Request) -> None:
         if request.replica_id is not None:
             self.world.replicas[request.replica_id].links[self.index].to_replica.append(
@@ -322,7 +352,8 @@ class Side:
     def finish(self, replica_id: str, number: int, ongoing: int, harm_s: float, *, holds: bool) -> None:
         request = self.requests[number]
         if request.over:  # cancelled meanwhile
-            self.told_ongoing(replica_id, ongoing)
+            if not request.slotless:
+                self.told_ongoing(replica_id, ongoing)
             return
         self.end(request, "finished")
         self.give(self.router.finish, number, self.now, 0.0, ongoing, harm_s, holds=holds)
@@ -382,7 +413,7 @@ class Side:
             request.replica_id = None
         self.give(self.router.replica_down, replica_id, self.now)
         for request in lost:
-            given_up = request.answered or request.losses >= LOSSES_MAX
+            given_up = request.answered or request.losses >= LOSSES_MAX or request.slotless or not self.retries_lost
             assert given_up == (request.over == Why.REPLICA_LOST.value), f"lost its replica: {request}"
 
     def tick(self) -> None:
@@ -412,6 +443,7 @@ class Side:
             if isinstance(command, Send):
                 assert command.replica_id in self.up, f"{command}, but that replica is down or retired"
                 assert not request.answered, f"{command}, but its answer has begun"
+                assert not request.slotless, f"{command}, but it was for another replica"
                 request.replica_id = command.replica_id
                 self.sent.append(command)
                 self.send(command.replica_id, ("request", command.number, request.model_id, command.fits))
@@ -506,7 +538,7 @@ class Side:
         for view in {id(f.view): f.view for f in self.router._dispatch.running.values()}.values():
             assert view.slots.own <= view.slots.limit, f"{view.replica_id} was sent more than it has slots"
         for view in self.fleet.views.values():
-            running = [r for r in self.open.values() if r.replica_id == view.replica_id]
+            running = [r for r in self.open.values() if r.replica_id == view.replica_id and not r.slotless]
             assert view.slots.own == len(running) == len(view.running), f"slots of {view.replica_id} counted wrong"
             assert view.queued == self.room.length(view.replica_id), f"the line of {view.replica_id} is counted wrong"
 
@@ -574,6 +606,8 @@ class World:
         steps: list[tuple[Callable[[], None], float]] = [
             (self.submit, 9),
             (self.cancel, 1),
+            (self.change, 0.1),
+            (self.broadcast, 0.1),
             (self.deliver_to_router, 12),
             (self.deliver_to_replica, 10),
             (self.end_load, 4),
@@ -604,6 +638,17 @@ class World:
             request = self.random.choice(requests)
             self.trace.append(f"{side.index}: cancel {request}")
             side.cancel(request)
+
+    def change(self) -> None:
+        side = self.random.choice(self.sides)
+        queued_max, retries_lost = self.random.choice([UNLIMITED, 10, 2, 0]), self.random.random() < 0.8
+        self.trace.append(f"{side.index}: {queued_max} may wait, lost requests sent again: {retries_lost}")
+        side.change(queued_max, retries_lost=retries_lost)
+
+    def broadcast(self) -> None:
+        side = self.random.choice(self.sides)
+        self.trace.append(f"{side.index}: broadcast")
+        side.broadcast()
 
     def deliver_to_router(self) -> None:
         links = [(r, s) for r in self.replicas.values() for s in self.sides if r.links[s.index].to_router]
@@ -1062,6 +1107,31 @@ def queue_never_full(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WaitingRoom, "full", False)
 
 
+def limits_never_change(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Router, "change", nothing)
+
+
+def broadcasts_take_slots(patch: pytest.MonkeyPatch) -> None:
+    def send(self: Dispatch, number: int, model_id: str, view: ReplicaView, now: float) -> Send:
+        return self._send(admission.Request(number, model_id, None, slotless=True), view, now)
+
+    patch.setattr(Dispatch, "send_slotless", send)
+
+
+def broadcasts_sent_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    original = Router.replica_down
+
+    def replica_down(self: Router, replica_id: str, now: float) -> list[Command]:
+        for running in self._dispatch.running.values():
+            if running.slotless and running.view.replica_id == replica_id:
+                running.slotless = False
+                running.view.running[running.number] = running
+                running.view.slots.own += 1
+        return original(self, replica_id, now)
+
+    patch.setattr(Router, "replica_down", replica_down)
+
+
 def loads_never_end(patch: pytest.MonkeyPatch) -> None:
     original = ReplicaView.told_gone
 
@@ -1116,6 +1186,9 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         nobody_is_ever_due,
         last_looks_forgotten,
         queue_never_full,
+        limits_never_change,
+        broadcasts_take_slots,
+        broadcasts_sent_elsewhere,
         loads_never_end,
     )
 }

@@ -1,14 +1,18 @@
-"""Deployments that call others: what calls inherit and what they do not; cancellation all the way down."""
+"""Deployments that call others: what calls inherit and what they do not; arguments; cancellation all the way down."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from inline_app import app_of, serving
+from inline_app import app_of, replicas_of, serving
+from proxy_client import client_of
+from starlette.requests import Request
 from virtual_time import in_virtual_time
 
 from modelplex import context, errors, serve
 from modelplex.serve import DeploymentHandle
+from modelplex.testing import InlineCluster
 
 
 class Failing:
@@ -184,3 +188,161 @@ async def test_a_cancellation_reaches_the_deployments_below() -> None:
             await response
         await asyncio.sleep(1)
         assert await handle.count.remote() == 1
+
+
+# Responses as arguments, streams, full queues
+
+
+class Arithmetic:
+    def __init__(self, adder: DeploymentHandle, doubler: DeploymentHandle) -> None:
+        self.adder = adder
+        self.doubler = doubler
+
+    async def __call__(self, x: int) -> Any:
+        added = self.adder.remote(x, y=1)
+        doubled = self.doubler.remote(added)  # nobody has waited for anything yet
+        return await self.adder.remote(doubled, y=added)
+
+    async def nested(self, x: int) -> Any:
+        return await self.adder.remote([self.doubler.remote(x)], y=1)
+
+    async def stream(self, x: int) -> Any:
+        return await self.adder.remote(self.doubler.options(stream=True).parts.remote(x), y=1)
+
+    async def fails(self, x: int) -> Any:
+        return await self.adder.remote(self.doubler.fails.remote(x), y=1)
+
+    async def blocks(self, x: int) -> Any:
+        return self.adder.remote(x, y=1).result()
+
+
+class Adder:
+    async def __call__(self, x: int, y: int) -> int:
+        await asyncio.sleep(1)
+        return x + y
+
+
+class Doubler:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def __call__(self, x: int) -> int:
+        await asyncio.sleep(1)
+        return 2 * x
+
+    async def parts(self, x: int) -> AsyncIterator[int]:
+        try:
+            for n in range(x):
+                yield n
+                await asyncio.sleep(1)
+        finally:
+            self.closed += 1
+
+    async def fails(self, x: int) -> None:
+        raise LookupError(f"no {x}")
+
+    async def how_many_closed(self) -> int:
+        return self.closed
+
+
+class Relay:
+    """Passes on what the generator below yields."""
+
+    def __init__(self, below: DeploymentHandle) -> None:
+        self.below = below
+
+    async def parts(self, x: int) -> AsyncIterator[int]:
+        async for part in self.below.options(stream=True).parts.remote(x):
+            yield part * 10
+
+    async def how_many_closed(self) -> Any:
+        return await self.below.how_many_closed.remote()
+
+
+@in_virtual_time
+async def test_responses_are_arguments_of_further_calls_without_being_waited_for() -> None:
+    async with serving(app_of(Arithmetic, app_of(Adder), app_of(Doubler))) as (_, handle):
+        assert await handle.remote(handle.remote(1)) == 21  # 2 * (1 + 1) + (1 + 1) = 6, and so on
+
+
+@pytest.mark.parametrize("method", ["nested", "stream"])
+@in_virtual_time
+async def test_a_response_inside_of_a_list_and_a_stream_are_no_arguments_and_that_is_told(method: str) -> None:
+    async with serving(app_of(Arithmetic, app_of(Adder), app_of(Doubler))) as (_, handle):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            await handle.options(method_name=method).remote(1)
+
+
+@in_virtual_time
+async def test_an_argument_that_fails_fails_the_call_with_its_own_exception() -> None:
+    async with serving(app_of(Arithmetic, app_of(Adder), app_of(Doubler))) as (_, handle):
+        with pytest.raises(LookupError, match="no 3"):
+            await handle.fails.remote(3)
+
+
+@in_virtual_time
+async def test_a_replica_cannot_block_its_event_loop_with_a_result() -> None:
+    async with serving(app_of(Arithmetic, app_of(Adder), app_of(Doubler))) as (_, handle):
+        with pytest.raises(RuntimeError, match="await the response instead"):
+            await handle.blocks.remote(1)
+
+
+@in_virtual_time
+async def test_a_stream_goes_through_several_deployments_and_ends_with_its_reader() -> None:
+    async with serving(app_of(Relay, app_of(Doubler))) as (_, handle):
+        stream = handle.options(stream=True)
+        assert [part async for part in stream.parts.remote(3)] == [0, 10, 20]
+        assert await handle.how_many_closed.remote() == 1
+        endless = stream.parts.remote(10**6)
+        assert [await anext(endless) for _ in range(3)] == [0, 10, 20]
+        endless.cancel()
+        await asyncio.sleep(1)
+        assert await handle.how_many_closed.remote() == 2
+
+
+class Hurried:
+    def __init__(self, below: DeploymentHandle) -> None:
+        self.below = below
+
+    async def __call__(self, _: Request) -> Any:
+        return await asyncio.gather(*(self.below.remote(n, y=0) for n in range(2)))
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, errors.BackPressureError), (429, errors.TooManyRequestsError)])
+@in_virtual_time
+async def test_a_full_queue_is_told_to_handles_and_by_them_to_clients(
+    status: int, error: type[errors.ModelplexError]
+) -> None:
+    options: dict[str, Any] = {"max_ongoing_requests": 1, "max_queued_requests": 0}
+    options["backpressure_config"] = {"status_code": status, "retry_after_s": 6.5}
+    async with serving(app_of(Hurried, app_of(Adder, **options))) as (cluster, _):
+        adder = DeploymentHandle("default", "Adder")
+        running, refused = adder.remote(1, y=2), adder.remote(1, y=2)
+        with pytest.raises(errors.BackPressureError) as caught:
+            await refused
+        assert (type(caught.value), caught.value.status, caught.value.retry_after_s) == (error, status, 6.5)
+        assert await running == 3
+        async with client_of(cluster.directory) as client:
+            answer = await client.get("/")
+            assert (answer.status_code, answer.headers["retry-after"]) == (status, "7")
+
+
+@pytest.mark.parametrize(("retried", "status"), [(True, 200), (False, 502)])
+@in_virtual_time
+async def test_a_request_whose_replica_dies_is_sent_again_or_not_as_the_deployment_says(
+    retried: bool, status: int
+) -> None:
+    async def slow() -> str:
+        await asyncio.sleep(10)
+        return "done"
+
+    async with InlineCluster() as cluster:
+        await cluster.run(app_of(slow, num_replicas=2, retry_lost_requests=retried))
+        async with client_of(cluster.directory) as client:
+            asking = asyncio.create_task(client.get("/"))
+            await asyncio.sleep(1)
+            busy = next(r for r in replicas_of(cluster) if r.ongoing)
+            cluster.engine._processes[busy.context.replica_id].kill()
+            assert (await asking).status_code == status
+            for task in busy._tasks.values():  # of a process that is gone nothing would run on
+                task.cancel()

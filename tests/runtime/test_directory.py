@@ -270,6 +270,24 @@ async def test_an_exception_that_cannot_be_unpickled_here_is_told_in_words() -> 
 
 
 @in_virtual_time
+async def test_options_in_a_new_table_are_those_of_the_router_that_there_is() -> None:
+    replica = ScriptedReplica(slots=1)
+    network = Network(replica)
+    async with directory_of(network) as directory:
+        directory.update(table("D", replicas=network))
+        running, waiting = (asyncio.create_task(directory.call(call_of("D"))) for _ in range(2))
+        await asyncio.sleep(0.1)
+        directory.update(table("D", replicas=network, queued_max=0))
+        with pytest.raises(errors.BackPressureError):
+            await directory.call(call_of("D"))
+        replica.answer(replica.streams[0], b"\x80\x05K\x01.")
+        assert await running == 1
+        await asyncio.sleep(0.1)
+        assert len(replica.streams) == 2
+        waiting.cancel()
+
+
+@in_virtual_time
 async def test_a_full_queue_is_told_to_the_caller() -> None:
     replica = ScriptedReplica(slots=1)
     network = Network(replica)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from typing import Any
 
 import pytest
 from router_alone import SOON_S, body_of, router_to, soon, timers_left
@@ -345,6 +346,7 @@ async def test_requests_that_wait_past_their_time_are_told_so_each_at_its_own() 
 @in_virtual_time
 async def test_there_is_one_timer_however_many_requests_wait() -> None:
     async with router_to(ScriptedReplica(slots=1)) as requests:
+        requests.send()
         timers = timers_left()
         for timeout_s in (9.0, 7.0, 8.0, 6.0):
             requests.send(timeout_s=timeout_s)
@@ -830,3 +832,115 @@ async def test_an_answer_says_that_its_replica_holds_the_model(holds: bool) -> N
         answering.answer(answering.streams[0], holds=holds, ongoing=1)
         await soon()
         assert requests.send("a").replica_id == ("" if holds else other.replica_id)
+
+
+# The deployment's options
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "retry_after_s"),
+    [
+        ({}, errors.BackPressureError, 1.0),
+        ({"backpressure_retry_after_s": 7.5}, errors.BackPressureError, 7.5),
+        ({"backpressure_status": 429, "backpressure_retry_after_s": 2.0}, errors.TooManyRequestsError, 2.0),
+    ],
+)
+@in_virtual_time
+async def test_a_full_queue_is_told_as_the_deployment_wants_it(
+    options: dict[str, Any], error: type[errors.ModelplexError], retry_after_s: float
+) -> None:
+    async with router_to(ScriptedReplica(slots=1), queued_max=0, **options) as requests:
+        requests.send()
+        refused = requests.send()
+        with pytest.raises(errors.BackPressureError, match="app_D has as many requests waiting") as caught:
+            await refused.answer
+        assert type(caught.value) is error
+        assert caught.value.retry_after_s == retry_after_s
+
+
+@in_virtual_time
+async def test_where_lost_requests_are_not_retried_their_callers_are_told() -> None:
+    first, second = ScriptedReplica("first", slots=1), ScriptedReplica("second", slots=1, ongoing=1)
+    async with router_to(first, second, retry_lost_requests=False) as requests:
+        lost, waits = requests.send(), requests.send()
+        await soon()
+        assert (len(first.streams), len(second.streams)) == (1, 0)
+        first.die()
+        with pytest.raises(errors.ReplicaLostError):
+            await lost.answer
+        second.say(messages.Ongoing(0))
+        await soon()
+        assert second.streams == [waits.begin.stream]
+
+
+@in_virtual_time
+async def test_options_that_change_reach_a_router_and_lose_nobody_who_waits() -> None:
+    replica = ScriptedReplica(slots=1)
+    async with router_to(replica, queued_max=2) as requests:
+        first, *waiting = await requests.many(3)
+        infos = requests.network.infos()
+        requests.router.follow(messages.DeploymentInfo("app", "D", 1, infos, backpressure_status=429))
+        with pytest.raises(errors.TooManyRequestsError):
+            await requests.send().answer
+        requests.router.follow(messages.DeploymentInfo("app", "D", -1, infos, retry_lost_requests=False))
+        waiting += await requests.many(2)
+        for exchange in (first, *waiting):
+            replica.answer(exchange.begin.stream, b"answer")
+            assert await body_of(exchange) == b"answer"
+        last = requests.send()
+        await soon()
+        replica.die()
+        with pytest.raises(errors.ReplicaLostError):
+            await last.answer
+
+
+# Time
+
+
+@in_virtual_time
+async def test_what_is_left_of_the_time_travels_with_the_request_each_time_it_is_sent() -> None:
+    first, second = ScriptedReplica("first", slots=1), ScriptedReplica("second", slots=1, ongoing=1)
+    async with router_to(first, second) as requests:
+        requests.send(timeout_s=10)
+        requests.send()
+        await asyncio.sleep(4)
+        first.die()
+        second.say(messages.Ongoing(0))
+        await soon()
+        [sent], [again] = first.all_of(Begin), second.all_of(Begin)
+        assert sent.timeout_s == 10
+        assert again.timeout_s == pytest.approx(6, abs=0.1)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@in_virtual_time
+async def test_at_its_deadline_a_request_is_cancelled_where_it_runs_and_its_reader_told(begun: bool) -> None:
+    replica = ScriptedReplica(slots=1)
+    async with router_to(replica) as requests:
+        exchange = requests.send(timeout_s=3)
+        await soon()
+        [stream] = replica.streams
+        if begun:
+            replica.answer(stream, b"part", more=True)
+            await soon()
+        with pytest.raises(errors.RequestTimeoutError):
+            await body_of(exchange)
+        await soon()
+        assert [cancel.stream for cancel in replica.all_of(Cancel)] == [stream]
+        replica.say(messages.Ongoing(0))
+        requests.send()
+        await soon()
+        assert len(replica.streams) == 2
+
+
+@in_virtual_time
+async def test_a_request_that_is_answered_in_time_leaves_no_timer() -> None:
+    replica = ScriptedReplica()
+    async with router_to(replica) as requests:
+        timers = timers_left()
+        exchange = requests.send(timeout_s=3)
+        await soon()
+        assert timers_left() == timers + 1
+        replica.answer(replica.streams[0], b"answer")
+        assert await body_of(exchange) == b"answer"
+        assert timers_left() == timers

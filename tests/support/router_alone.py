@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from scripted_replica import Network, ScriptedReplica
 
 from modelplex.core.admission import UNLIMITED
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Upload
-from modelplex.wire.messages import Begin
+from modelplex.wire.messages import Begin, DeploymentInfo
 
 # For messages to arrive, and what follows from them; no timer of a router is as short.
 SOON_S = 0.01
@@ -22,9 +23,11 @@ async def soon() -> None:
 class Requests:
     """A router, and requests for it."""
 
-    def __init__(self, network: Network, queued_max: int) -> None:
+    def __init__(self, network: Network, queued_max: int, **options: Any) -> None:
         self.network = network
-        self.router = DeploymentRouter("app_D", queued_max, network.connect)
+        info = DeploymentInfo("app", "D", queued_max, network.infos(), **options)
+        self.router = DeploymentRouter(info, network.connect)
+        self.router.follow(info)
 
     def send(
         self,
@@ -44,11 +47,13 @@ class Requests:
 
 
 @contextlib.asynccontextmanager
-async def router_to(*replicas: ScriptedReplica, queued_max: int = UNLIMITED) -> AsyncIterator[Requests]:
-    """A router that has met these replicas, closed at the end; nothing of it is left then."""
+async def router_to(*replicas: ScriptedReplica, queued_max: int = UNLIMITED, **options: Any) -> AsyncIterator[Requests]:
+    """A router that has met these replicas, closed at the end; nothing of it is left then.
+
+    `options` are further fields of `DeploymentInfo`.
+    """
     before = asyncio.all_tasks()
-    requests = Requests(Network(*replicas), queued_max)
-    requests.router.update(requests.network.infos())
+    requests = Requests(Network(*replicas), queued_max, **options)
     await soon()
     yield requests
     await requests.router.close()

@@ -57,6 +57,7 @@ class Request:
     deadline: float | None
     cold_deadline: float | None = None
     losses: int = 0  # replicas that died with it
+    slotless: bool = False  # it takes no slot, and goes to no other replica
     # While it waits
     looks: int = 0  # how often a place to wait was found for it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
@@ -76,7 +77,7 @@ class WaitingRoom:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._waiting: dict[int, Request] = {}
         self._by_model: dict[str, dict[int, Request]] = {}
         self._lines: dict[str | None, list[int]] = {}
@@ -91,7 +92,7 @@ class WaitingRoom:
 
     @property
     def full(self) -> bool:
-        return self._limit != UNLIMITED and len(self._waiting) >= self._limit
+        return self.limit != UNLIMITED and len(self._waiting) >= self.limit
 
     @property
     def models(self) -> Iterable[str]:

@@ -187,12 +187,22 @@ class Dispatch:
         fits, share = view.fits(request.model_id), self._share(request.model_id)
         return Send(request.number, view.replica_id, fits, request.waited, share)
 
+    def send_slotless(self, number: int, model_id: str, view: ReplicaView, now: float) -> Send:
+        """Send a request to this replica, whatever runs there."""
+        request = Request(number, model_id, None, slotless=True)
+        request.view, request.sent = view, now
+        self.running[number] = request
+        return Send(number, view.replica_id)
+
     def _share(self, model_id: str) -> float:
         """The part that the model would have of the requests of the one replica that holds it."""
         return min(1.0, self.demand.share(model_id) * len(self._fleet.views))
 
     def ended(self, request: Request) -> None:
         """It runs no longer."""
+        if request.slotless:
+            del self.running[request.number]
+            return
         view = request.view
         del self.running[request.number], view.running[request.number]
         view.slots.give_back()

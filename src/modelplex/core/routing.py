@@ -15,6 +15,8 @@ A request without a model goes to the replica with the most free slots. A reques
 here, in that replica's line, so that it can still go elsewhere: it is looked at again when a slot comes free anywhere
 that holds its model, when the replica loses the model or itself, and when it has waited as long as a load would have
 taken. Lines are served in the order of arrival.
+
+A broadcast goes to every replica at once, whatever runs there, and is neither counted nor sent again.
 """
 
 import itertools
@@ -44,6 +46,7 @@ class Router:
     """
 
     def __init__(self, queued_max: int, no_replica_wait_s: float, estimates: Estimates) -> None:
+        self._retries_lost = True
         self._waiting = WaitingRoom(queued_max)
         self._fleet = Fleet(estimates)
         self._dispatch = Dispatch(self._waiting, self._fleet, no_replica_wait_s)
@@ -61,6 +64,14 @@ class Router:
     def next_tick(self) -> float | None:
         """When to call `tick`; None while nothing waits."""
         return self._waiting.next_look
+
+    def change(self, queued_max: int, *, retries_lost: bool) -> None:
+        """Other options from now on. Whoever waits goes on waiting, however many they are.
+
+        `retries_lost` is whether a request whose replica dies before it has begun to answer goes to another one.
+        """
+        self._waiting.limit = queued_max
+        self._retries_lost = retries_lost
 
     # Inputs about requests
 
@@ -90,6 +101,10 @@ class Router:
             return [Reject(number, Why.QUEUE_FULL)]
         return commands
 
+    def broadcast(self, model_id: str, now: float) -> list[Send]:
+        """A new request for each replica that can be sent any."""
+        return [self._dispatch.send_slotless(self.number(), model_id, view, now) for view in self._fleet.views.values()]
+
     def answered(self, number: int) -> None:
         """The first byte of the answer has come: the request can no longer be sent again."""
         self._dispatch.running[number].answered = True
@@ -110,6 +125,9 @@ class Router:
         """
         request = self._dispatch.running[number]
         view = request.view
+        if request.slotless:
+            self._dispatch.ended(request)
+            return []
         if request.answered:
             self._fleet.estimates.saw_service(max(0.0, now - request.sent - load_s))
         if holds and not view.has_loaded(request.model_id):
@@ -132,6 +150,9 @@ class Router:
         """
         request = self._dispatch.running[number]
         view = request.view
+        if request.slotless:
+            self._dispatch.ended(request)
+            return [Reject(number, Why.REPLICA_LOST)]
         if holds:
             view.told_coming(request.model_id, now)
         elif no_room:
@@ -212,7 +233,8 @@ class Router:
         for request in [r for r in self._dispatch.running.values() if r.view.replica_id == replica_id]:
             self._dispatch.ended(request)
             request.losses += 1
-            if request.answered or request.losses >= LOSSES_MAX:
+            given_up = request.answered or request.slotless or not self._retries_lost
+            if given_up or request.losses >= LOSSES_MAX:
                 commands.append(Reject(request.number, Why.REPLICA_LOST))
             else:
                 stranded.append(request)

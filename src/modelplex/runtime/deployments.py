@@ -264,8 +264,16 @@ class ServedDeployment:
         return self._processes.running
 
     def info(self) -> messages.DeploymentInfo:
-        replicas = [messages.ReplicaInfo(*running) for running in self._processes.running.items()]
-        return messages.DeploymentInfo(self.app_name, self.spec.name, self.spec.config.max_queued_requests, replicas)
+        options = self.spec.config
+        return messages.DeploymentInfo(
+            app_name=self.app_name,
+            name=options.name,
+            max_queued_requests=options.max_queued_requests,
+            replicas=[messages.ReplicaInfo(*running) for running in self._processes.running.items()],
+            retry_lost_requests=options.retry_lost_requests,
+            backpressure_status=options.backpressure.status_code,
+            backpressure_retry_after_s=options.backpressure.retry_after_s,
+        )
 
     def status(self) -> DeploymentStatus:
         running, wanted = len(self._processes.running), self._processes.count

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from modelplex import errors
@@ -36,7 +37,7 @@ class Directory:
             self._draining[router] = self.loop.create_task(router.drain())
             self._draining[router].add_done_callback(functools.partial(self._drained, router))
         for key, router in self._routers.items():
-            router.update(self._deployments[key].replicas)
+            router.follow(self._deployments[key])
 
     def _drained(self, router: DeploymentRouter, task: asyncio.Task[None]) -> None:
         del self._draining[router]
@@ -57,20 +58,15 @@ class Directory:
                 raise errors.DeploymentUnavailableError(
                     f"There is no deployment {deployment} in application {app_name}."
                 )
-            self._routers[key] = DeploymentRouter(f"{app_name}_{deployment}", info.max_queued_requests, self._connect)
-            self._routers[key].update(info.replicas)
+            self._routers[key] = DeploymentRouter(info, self._connect)
+            self._routers[key].follow(info)
         return self._routers[key]
 
     async def call(self, call: Call) -> Any:
         """Call a method and return what it returns, or raise what it raises."""
         router, exchange = await self._begin(call)
         try:
-            await exchange.answer
-            assert exchange.body is not None
-            return payload.loads(await exchange.body.read_all())
-        except errors.ModelplexError as error:
-            raised = _as_raised(exchange, error)
-            raise raised from raised.__cause__
+            return await _result(exchange)
         finally:
             router.cancel(exchange)
 
@@ -90,27 +86,88 @@ class Directory:
         finally:
             router.cancel(exchange)
 
+    async def broadcast(self, call: Call) -> list[Any]:
+        """Call a method on each replica; a list of what those return that live to answer, or raise what one raises.
+
+        Nobody is cancelled because another one has raised something.
+        """
+        router = self.router(call.app_name, call.deployment)
+        await router.met()
+        exchanges = router.broadcast(_begin(call), payload.dumps((call.args, call.kwargs)), self._rest_s(call))
+        try:
+            outcomes = [await _outcome(exchange) for exchange in exchanges]
+        finally:
+            for exchange in exchanges:
+                router.cancel(exchange)
+        for outcome in outcomes:
+            if isinstance(outcome, _Raised):
+                raise outcome.error from outcome.error.__cause__
+        return [outcome for outcome in outcomes if outcome is not _LOST]
+
     async def _begin(self, call: Call, *, streams: bool = False) -> tuple[DeploymentRouter, Exchange]:
         router = self.router(call.app_name, call.deployment)
-        begin = Begin(
-            stream=0,
-            request_id=call.request_id,
-            app_name=call.app_name,
-            route=call.route,
-            method_name=call.method_name,
-            model_id=call.model_id,
-            more=False,
-            max_cold_wait_s=call.max_cold_wait_s,
-            streams=streams,
-        )
+        begin = _begin(call)
+        begin.streams = streams
         await router.met()
-        return router, router.begin(begin, Upload(payload.dumps((call.args, call.kwargs)), more=False))
+        upload = Upload(payload.dumps((call.args, call.kwargs)), more=False)
+        return router, router.begin(begin, upload, self._rest_s(call))
+
+    def _rest_s(self, call: Call) -> float | None:
+        """What is left of a call's time. Raises `RequestTimeoutError` if that is nothing."""
+        if call.deadline is None:
+            return None
+        rest_s = call.deadline - self.loop.time()
+        if rest_s <= 0:
+            raise errors.RequestTimeoutError(f"The time of request {call.request_id} is over.")
+        return rest_s
 
     async def close(self) -> None:
         drains = list(self._draining.values())
         await asyncio.gather(*(router.close() for router in (*self._routers.values(), *self._draining)))
         await asyncio.gather(*drains)
         self._routers.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What one call of several has raised."""
+
+    error: BaseException
+
+
+_LOST = object()  # in place of what a replica would have answered
+
+
+async def _outcome(exchange: Exchange) -> Any:
+    try:
+        return await _result(exchange)
+    except Exception as error:  # noqa: BLE001 - it is raised when all have answered
+        lost = isinstance(error, errors.ReplicaLostError) and not exchange.failure_body
+        return _LOST if lost else _Raised(error)
+
+
+async def _result(exchange: Exchange) -> Any:
+    """What the method returned. Raises what it raised."""
+    try:
+        await exchange.answer
+        assert exchange.body is not None
+        return payload.loads(await exchange.body.read_all())
+    except errors.ModelplexError as error:
+        raised = _as_raised(exchange, error)
+        raise raised from raised.__cause__
+
+
+def _begin(call: Call) -> Begin:
+    return Begin(
+        stream=0,
+        request_id=call.request_id,
+        app_name=call.app_name,
+        route=call.route,
+        method_name=call.method_name,
+        model_id=call.model_id,
+        more=False,
+        max_cold_wait_s=call.max_cold_wait_s,
+    )
 
 
 def _as_raised(exchange: Exchange, error: errors.ModelplexError) -> BaseException:

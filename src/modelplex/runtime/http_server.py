@@ -2,12 +2,17 @@
 
 import asyncio
 import socket
+import ssl
 
 from modelplex.config import HTTPOptions
 from modelplex.runtime.http_connection import Application, HTTPConnection
 
 # Clients that the system lets wait to be accepted; it may allow fewer (net.core.somaxconn).
 BACKLOG = 2048
+
+# A client that has connected has so long to agree on how to encrypt, and a connection to end in good order.
+HANDSHAKE_TIMEOUT_S = 10.0
+TLS_SHUTDOWN_TIMEOUT_S = 5.0
 
 # What connections may take to go that were broken off.
 ABORT_TIMEOUT_S = 1.0
@@ -19,11 +24,13 @@ class HTTPServer:
     Args:
         application: called once for each request.
         options: `keep_alive_timeout_s` is used here; the address is the listener's.
+        tls: how connections are encrypted; they are not unless given.
     """
 
-    def __init__(self, application: Application, options: HTTPOptions) -> None:
+    def __init__(self, application: Application, options: HTTPOptions, tls: ssl.SSLContext | None = None) -> None:
         self._application = application
         self._options = options
+        self._tls = tls
         self._connections: set[HTTPConnection] = set()
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
@@ -32,7 +39,14 @@ class HTTPServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from here on. The socket is closed by `stop`."""
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener, backlog=BACKLOG)
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connection,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=None if self._tls is None else TLS_SHUTDOWN_TIMEOUT_S,
+        )
 
     def _connection(self) -> HTTPConnection:
         return HTTPConnection(self._application, self, self._options.keep_alive_timeout_s)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from modelplex import context
+from modelplex import context, errors
 from modelplex.config import HTTPOptions
 from modelplex.observe import logs
 from modelplex.runtime.directory import Directory
@@ -232,7 +232,13 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
 async def _run_proxy(spec: ProxySpec, control: Control) -> None:
     from modelplex.runtime.http_server import HTTPServer
     from modelplex.runtime.proxy import Proxy
+    from modelplex.runtime.tls import server_context
 
+    try:
+        tls = server_context(spec.options)
+    except errors.DeploymentFailedError as error:
+        control.send(messages.StartFailed(str(error)))
+        return
     handler = logs.start("proxy", f"proxy#{spec.tag}")
     directory = Directory(partial(connect_unix, together_s=math.inf))  # no user code runs here
     listener = socket.socket(fileno=spec.listener_fd)
@@ -252,7 +258,7 @@ async def _run_proxy(spec: ProxySpec, control: Control) -> None:
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     try:
         if not control.stop.done():
-            server = HTTPServer(Proxy(directory, spec.options), spec.options)
+            server = HTTPServer(Proxy(directory, spec.options), spec.options, tls)
             await server.start(listener)
             control.send(messages.Ready(""))
             await server.stop(await control.stop)

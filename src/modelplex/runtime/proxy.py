@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = b"x-request-id"
 MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
 LENGTH_HEADER = b"content-length"
 MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 
 # The headers that are read here, by the names that they may have: the model's with hyphens for underscores, too.
-_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, LENGTH_HEADER)}
+_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, TIMEOUT_HEADER, LENGTH_HEADER)}
 _NAMES |= {
     b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
 }
@@ -93,6 +94,7 @@ class _Request:
         "_body_bytes",
         "_ended",
         "_exchange",
+        "_hears",
         "_http",
         "_loop",
         "_options",
@@ -100,7 +102,6 @@ class _Request:
         "_router",
         "_started",
         "_tasks",
-        "_timer",
         "_told",
     )
 
@@ -116,8 +117,8 @@ class _Request:
         self._request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
         self._router: DeploymentRouter | None = None
         self._exchange: Exchange | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._hears = False  # the client, who is to send more of the body
         self._started = False
         self._ended = False
         self._body_bytes = 0
@@ -138,24 +139,25 @@ class _Request:
             model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
             more=False,
             http=_http_head(self._http, app),
-            max_cold_wait_s=_max_cold_wait_s(self._told.get(MAX_COLD_WAIT_HEADER)),
+            max_cold_wait_s=_seconds(MAX_COLD_WAIT_HEADER, self._told),
         )
+        timeout_s = _seconds(TIMEOUT_HEADER, self._told, above_0=True)
+        if timeout_s is None:
+            timeout_s = self._options.request_timeout_s
         self._http.on_lost = self._end
         if router.has_met:
-            self._send(begin, router)
+            self._send(begin, router, timeout_s)
         else:
-            self._start(self._send_when_met(begin, router))
+            self._start(self._send_when_met(begin, router, timeout_s))
 
-    async def _send_when_met(self, begin: Begin, router: DeploymentRouter) -> None:
+    async def _send_when_met(self, begin: Begin, router: DeploymentRouter, timeout_s: float | None) -> None:
         await router.met()
-        self._send(begin, router)
+        self._send(begin, router, timeout_s)
 
-    def _send(self, begin: Begin, router: DeploymentRouter) -> None:
-        http, limit_s = self._http, self._options.request_timeout_s
+    def _send(self, begin: Begin, router: DeploymentRouter, timeout_s: float | None) -> None:
+        http = self._http
         self._router = router
-        self._exchange = router.begin(begin, Upload(http.body, more=http.more), limit_s, self._answered)
-        if limit_s is not None:
-            self._timer = self._loop.call_later(limit_s, self._time_out, limit_s)
+        self._exchange = router.begin(begin, Upload(http.body, more=http.more), timeout_s, self._answered)
         if http.more:
             self._start(self._upload(self._exchange))
 
@@ -163,7 +165,9 @@ class _Request:
         """Pass on the rest of the request's body."""
         more = True
         while more:
+            self._hears = True
             data, more = await self._http.read()
+            self._hears = False
             self._count(data)
             await exchange.upload.write(data, more=more)
 
@@ -224,6 +228,8 @@ class _Request:
         if self._started or isinstance(error, errors.RequestCancelledError):
             self._http.abort()  # which is all that can still be said
             return
+        if self._hears and isinstance(error, errors.RequestTimeoutError):
+            error = errors.BodyTooSlowError("The request's body did not come within the request's time.")
         # What user code raised is in the replica's log, and is no business of whoever may send requests.
         text = "Internal Server Error" if type(error) is errors.UserCodeError else str(error)
         headers: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -231,12 +237,9 @@ class _Request:
             headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         if self._exchange is not None and self._exchange.replica_id:
             headers.append((b"x-modelplex-replica", self._exchange.replica_id.encode()))
-        if isinstance(error, errors.BodyTooLargeError):
+        if isinstance(error, errors.BodyTooLargeError | errors.BodyTooSlowError):
             headers.append((b"connection", b"close"))
         self.respond(error.status, headers, text.encode())
-
-    def _time_out(self, limit_s: float) -> None:
-        self.fail(errors.RequestTimeoutError(f"The request was not answered within {limit_s} s."))
 
     def _end(self) -> None:
         """The answer has been given, or nobody waits for it any more."""
@@ -244,8 +247,6 @@ class _Request:
             return
         self._ended = True
         self._http.on_lost = None  # or the two would hold each other until the garbage collector comes
-        if self._timer is not None:
-            self._timer.cancel()
         if self._tasks:
             current = asyncio.current_task()
             for task in self._tasks:
@@ -277,17 +278,19 @@ class _Request:
         return errors.BodyTooLargeError(f"The request's body may have at most {self._options.max_body_bytes} bytes.")
 
 
-def _max_cold_wait_s(value: bytes | None) -> float | None:
-    """How long the client will wait for a model that is not loaded; None for any time."""
+def _seconds(header: bytes, told: dict[bytes, bytes], *, above_0: bool = False) -> float | None:
+    """The seconds that a header says; None if it is not there. Raises `InvalidHeaderError`."""
+    value = told.get(header)
     if value is None:
         return None
     try:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        name, given = MAX_COLD_WAIT_HEADER.decode(), value[:64].decode("latin-1")
-        raise errors.InvalidHeaderError(f"{name} takes a number of seconds of at least 0, got {given!r}.")
+    if not 0 <= seconds < math.inf or (above_0 and not seconds):
+        name, given = header.decode(), value[:64].decode("latin-1")
+        least = "above" if above_0 else "of at least"
+        raise errors.InvalidHeaderError(f"{name} takes a number of seconds {least} 0, got {given!r}.")
     return seconds
 
 

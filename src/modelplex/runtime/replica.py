@@ -158,6 +158,8 @@ class Replica:
         return self._models.measured(model_id)
 
     def finished(self, serving: Serving, *, answered: bool) -> None:
+        if serving.slotless:
+            return
         self._occupancy.end(serving.link)
         if not answered and serving.link in self._occupancy:
             serving.link.send(messages.Ongoing(self.ongoing))
@@ -236,7 +238,7 @@ class Replica:
             return
         key = (link, begin.stream)
         no_room = begin.fits and not self._has_room(key, begin.model_id)
-        if self._retiring or no_room or not self._occupancy.begin(link):
+        if self._retiring or no_room or not (begin.slotless or self._occupancy.begin(link)):
             self._promises.end(key)
             self._refuse(link, begin, no_room=no_room)
             return

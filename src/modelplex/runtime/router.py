@@ -10,123 +10,30 @@ import msgspec
 from modelplex import config, errors
 from modelplex.core import routing
 from modelplex.core.estimates import Estimates
+from modelplex.runtime.exchange import Exchange as Exchange
 from modelplex.runtime.link import Connect, Link
 from modelplex.runtime.replica_links import ReplicaLinks
-from modelplex.runtime.streams import Incoming, Outgoing, Upload
+from modelplex.runtime.streams import Incoming, Upload
 from modelplex.wire import messages
-from modelplex.wire.messages import Answer, Begin, Fail, Message
+from modelplex.wire.messages import Answer, Begin, DeploymentInfo, Fail, Message
 
 log = logging.getLogger(__name__)
-
-
-class Exchange:
-    """One request on its way, and its answer.
-
-    Attributes:
-        head: what a replica has begun to answer; the body of the answer is then read from `body`.
-        error: why there is no answer.
-        on_answer: called once there is one of the two.
-    """
-
-    __slots__ = (
-        "_future",
-        "arrived",
-        "begin",
-        "body",
-        "cold_deadline",
-        "error",
-        "failure_body",
-        "head",
-        "load_s",
-        "loop",
-        "on_answer",
-        "outgoing",
-        "queued_s",
-        "replica_id",
-        "sent",
-        "upload",
-    )
-
-    def __init__(
-        self,
-        begin: Begin,
-        upload: Upload,
-        loop: asyncio.AbstractEventLoop,
-        on_answer: "Callable[[Exchange], None] | None" = None,
-    ) -> None:
-        self.begin = begin
-        self.upload = upload
-        self.loop = loop
-        self.on_answer = on_answer
-        self.head: Answer | None = None
-        self.error: errors.ModelplexError | None = None
-        self.body: Incoming | None = None
-        self.replica_id = ""
-        self.arrived = time.perf_counter()
-        self.queued_s = 0.0
-        self.cold_deadline: float | None = None  # by the event loop's clock
-        self.sent = False
-        self.outgoing: Outgoing | None = None
-        self.failure_body = b""
-        self.load_s = 0.0
-        self._future: asyncio.Future[Answer] | None = None
-
-    @property
-    def answer(self) -> asyncio.Future[Answer]:
-        """The head of the answer, to be awaited. Raises the error."""
-        if self._future is None:
-            self._future = self.loop.create_future()
-            self._tell()
-        return self._future
-
-    def answered(self) -> None:
-        """Tell who waits for the head of the answer that it is there."""
-        self._tell()
-        on_answer, self.on_answer = self.on_answer, None  # which often knows the exchange: a circle
-        if on_answer is not None:
-            on_answer(self)
-
-    def fail(self, error: errors.ModelplexError) -> None:
-        self.end_upload()
-        if self.body is not None:
-            self.body.fail(error)
-        elif self.error is None:
-            self.error = error
-            self._tell()
-            on_answer, self.on_answer = self.on_answer, None
-            if on_answer is not None:
-                self.loop.call_soon(on_answer, self)  # not now: others may have to be told of the same fault
-
-    def _tell(self) -> None:
-        future = self._future
-        if future is None or future.done():
-            return
-        if self.error is not None:
-            future.set_exception(self.error)
-            future.exception()  # whoever waited for it may be gone
-        elif self.head is not None:
-            future.set_result(self.head)
-
-    def end_upload(self) -> None:
-        self.upload.stop()
-        if self.outgoing is not None:
-            self.outgoing.close()
 
 
 class DeploymentRouter:
     """Routes requests of this process to one deployment.
 
     Args:
-        name: `application_deployment`, for logs and errors.
-        max_queued_requests: see `config.DeploymentConfig`.
+        info: the deployment. `follow` has it obey its options and use its replicas.
         connect: opens links to replicas.
     """
 
-    def __init__(self, name: str, max_queued_requests: int, connect: Connect) -> None:
-        self._name = name
+    def __init__(self, info: DeploymentInfo, connect: Connect) -> None:
+        self._name = f"{info.app_name}_{info.name}"
+        self._info = info
         self._loop = asyncio.get_running_loop()
         estimates = Estimates(load_s=config.EXPECTED_LOAD_S, service_s=config.EXPECTED_SERVICE_S)
-        self._core = routing.Router(max_queued_requests, config.NO_REPLICA_WAIT_S, estimates)
+        self._core = routing.Router(info.max_queued_requests, config.NO_REPLICA_WAIT_S, estimates)
         self._exchanges: dict[int, Exchange] = {}
         self._links = ReplicaLinks(connect, self)
         self._timer: asyncio.TimerHandle | None = None
@@ -154,7 +61,8 @@ class DeploymentRouter:
     ) -> Exchange:
         """Have a request sent to the replica that suits it, now or when one is free. `begin` is the router's then.
 
-        `on_answer` is called when the exchange has an answer, or an error; never before this has returned.
+        After `timeout_s` the exchange fails, and the request is cancelled where it runs. `on_answer` is called when the
+        exchange has an answer, or an error; never before this has returned.
         """
         begin.stream = number = self._core.number()
         begin.arrived_at = time.time()
@@ -162,17 +70,37 @@ class DeploymentRouter:
         if self._closed:
             exchange.fail(_gone(self._name))
             return exchange
-        self._exchanges[number] = exchange
-        self._emptied.clear()
         now = self._loop.time()
-        deadline = None if timeout_s is None else now + timeout_s
+        self._add(exchange, now, timeout_s)
         if begin.max_cold_wait_s is not None:
             exchange.cold_deadline = now + begin.max_cold_wait_s
-        commands = self._core.submit(number, begin.model_id, now, deadline, exchange.cold_deadline)
+        commands = self._core.submit(number, begin.model_id, now, exchange.deadline, exchange.cold_deadline)
         self._obey(commands)
         if not commands:
             self._set_timer()  # it waits
         return exchange
+
+    def broadcast(self, begin: Begin, data: bytes, timeout_s: float | None = None) -> list[Exchange]:
+        """Send a request to each replica that is linked, whatever runs there."""
+        if self._closed:
+            raise _gone(self._name)
+        now, exchanges = self._loop.time(), []
+        for send in self._core.broadcast(begin.model_id, now):
+            begin = msgspec.structs.replace(begin, stream=send.number, arrived_at=time.time(), slotless=True)
+            exchange = Exchange(begin, Upload(data, more=False), self._loop)
+            self._add(exchange, now, timeout_s)
+            self._obey([send])
+            exchanges.append(exchange)
+        return exchanges
+
+    def _add(self, exchange: Exchange, now: float, timeout_s: float | None) -> None:
+        self._exchanges[exchange.begin.stream] = exchange
+        self._emptied.clear()
+        if timeout_s is not None:
+            exchange.deadline = now + timeout_s
+
+    def _time_out(self, exchange: Exchange) -> None:
+        self._drop(exchange, _too_late(self._name))
 
     def cancel(self, exchange: Exchange) -> None:
         """The caller has gone away, or has what it wants. Nothing happens if the exchange is over."""
@@ -189,7 +117,13 @@ class DeploymentRouter:
             link.send(messages.Cancel(number))
         self._perform(self._core.cancel(number, self._loop.time()))
 
-    # Replicas
+    # The deployment
+
+    def follow(self, info: DeploymentInfo) -> None:
+        """These are the deployment's options and replicas from now on."""
+        self._info = info
+        self._core.change(info.max_queued_requests, retries_lost=info.retry_lost_requests)
+        self.update(info.replicas)
 
     def update(self, replicas: Iterable[messages.ReplicaInfo]) -> None:
         """These are the replicas to use from now on."""
@@ -225,40 +159,19 @@ class DeploymentRouter:
     # What replicas say
 
     def received(self, replica_id: str, link: Link, message: Message, body: bytes) -> None:
-        now = self._loop.time()
         match message:
             case Answer() | messages.Chunk() | Fail() | messages.Credit() | messages.Refuse():
                 exchange = self._exchanges.get(message.stream)
                 if exchange is not None and exchange.replica_id == replica_id:
                     self._received_for(exchange, link, message, body)
-            case messages.Welcome():
-                self._welcomed(replica_id, message, now)
-            case messages.ModelLoading(model_id, room, harm_s):
-                self._perform(self._core.model_loading(replica_id, model_id, room, now, harm_s))
-            case messages.ModelLoaded(model_id, room, load_s, harm_s):
-                self._perform(self._core.model_loaded(replica_id, model_id, room, load_s, now, harm_s))
-            case messages.ModelGone(model_id, room, harm_s):
-                self._perform(self._core.model_gone(replica_id, model_id, room, now, harm_s))
-            case messages.Ongoing(ongoing):
-                self._perform(self._core.told_ongoing(replica_id, ongoing, now))
             case messages.Retiring():
                 self._retire(replica_id)
             case _:
-                link.close()
-
-    def _welcomed(self, replica_id: str, welcome: messages.Welcome, now: float) -> None:
-        commands = self._core.replica_up(
-            replica_id,
-            welcome.max_ongoing,
-            welcome.room,
-            welcome.loaded,
-            welcome.loading,
-            now,
-            welcome.ongoing,
-            loads_max=welcome.loads_max,
-            harm_s=welcome.harm_s,
-        )
-        self._perform(commands)
+                commands = _news(self._core, replica_id, message, self._loop.time())
+                if commands is None:
+                    link.close()
+                else:
+                    self._perform(commands)
 
     def lost(self, replica_id: str) -> None:
         """The link to a replica is gone, and so, most likely, is the replica."""
@@ -309,7 +222,9 @@ class DeploymentRouter:
         self._obey(self._core.finish(number, now, exchange.load_s, ongoing, harm_s, holds=holds))
 
     def _forget(self, number: int) -> None:
-        del self._exchanges[number]
+        timer = self._exchanges.pop(number).timer
+        if timer is not None:
+            timer.cancel()
         if not self._exchanges:
             self._emptied.set()
 
@@ -322,33 +237,20 @@ class DeploymentRouter:
     def _obey(self, commands: list[routing.Command]) -> None:
         for command in commands:
             match command:
-                case routing.Send():
-                    self._send(self._exchanges[command.number], command)
+                case routing.Send(number, replica_id):
+                    link = self._links.get(replica_id)
+                    assert link is not None, "the core knows of no other replicas than those that are linked"
+                    exchange = self._exchanges[number]
+                    exchange.send(command, link)
+                    if exchange.deadline is not None and exchange.timer is None:  # until now the core looked after it
+                        exchange.timer = self._loop.call_at(exchange.deadline, self._time_out, exchange)
                 case routing.Reject(number):
                     exchange = self._exchanges[number]
                     self._forget(number)
-                    exchange.fail(_rejection(self._name, command, exchange.begin))
+                    exchange.fail(_rejection(self._info, command, exchange.begin))
                 case routing.Prefetch(replica_id, model_id):
                     if (link := self._links.get(replica_id)) is not None:
                         link.send(messages.Prefetch(model_id))
-
-    def _send(self, exchange: Exchange, send: routing.Send) -> None:
-        link, number = self._links.get(send.replica_id), exchange.begin.stream
-        assert link is not None, "the core knows of no other replicas than those that are linked"
-        exchange.replica_id = send.replica_id
-        exchange.queued_s = time.perf_counter() - exchange.arrived
-        part = exchange.upload.whole
-        more = part is None
-        if part is None:
-            exchange.outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(number, more), data))
-            part, more = exchange.upload.begin(exchange.outgoing)
-        if exchange.sent:
-            exchange.begin = msgspec.structs.replace(exchange.begin)  # what was sent may still be on its way
-        exchange.sent, begin = True, exchange.begin
-        begin.more, begin.fits, begin.waited, begin.share = more, send.fits, send.waited, send.share
-        if exchange.cold_deadline is not None:
-            begin.max_cold_wait_s = max(0.0, exchange.cold_deadline - self._loop.time())
-        link.send(begin, part)
 
     def _set_timer(self) -> None:
         at = self._core.next_tick
@@ -363,19 +265,51 @@ class DeploymentRouter:
         self._perform(self._core.tick(self._loop.time()))
 
 
+def _news(core: routing.Router, replica_id: str, message: Message, now: float) -> list[routing.Command] | None:
+    """Tell the core what a replica has said of itself. None if that is nothing that a replica says."""
+    match message:
+        case messages.Welcome() as welcome:
+            return core.replica_up(
+                replica_id,
+                welcome.max_ongoing,
+                welcome.room,
+                welcome.loaded,
+                welcome.loading,
+                now,
+                welcome.ongoing,
+                loads_max=welcome.loads_max,
+                harm_s=welcome.harm_s,
+            )
+        case messages.ModelLoading(model_id, room, harm_s):
+            return core.model_loading(replica_id, model_id, room, now, harm_s)
+        case messages.ModelLoaded(model_id, room, load_s, harm_s):
+            return core.model_loaded(replica_id, model_id, room, load_s, now, harm_s)
+        case messages.ModelGone(model_id, room, harm_s):
+            return core.model_gone(replica_id, model_id, room, now, harm_s)
+        case messages.Ongoing(ongoing):
+            return core.told_ongoing(replica_id, ongoing, now)
+    return None
+
+
 def _gone(name: str) -> errors.ModelplexError:
     return errors.DeploymentUnavailableError(f"{name} is no longer served.")
 
 
-def _rejection(name: str, reject: routing.Reject, begin: Begin) -> errors.ModelplexError:
+def _too_late(name: str) -> errors.ModelplexError:
+    return errors.RequestTimeoutError(f"{name} did not answer within the request's time.")
+
+
+def _rejection(info: DeploymentInfo, reject: routing.Reject, begin: Begin) -> errors.ModelplexError:
+    name = f"{info.app_name}_{info.name}"
     match reject.why:
         case routing.Why.COLD:
             return errors.too_cold(begin.model_id, reject.retry_after_s)
         case routing.Why.QUEUE_FULL:
             text = f"{name} has as many requests waiting as max_queued_requests allows."
-            return errors.BackPressureError(text, retry_after_s=1.0)
+            kind = errors.TooManyRequestsError if info.backpressure_status == 429 else errors.BackPressureError
+            return kind(text, retry_after_s=info.backpressure_retry_after_s)
         case routing.Why.DEADLINE:
-            return errors.RequestTimeoutError(f"{name} did not begin to answer within the request's time.")
+            return _too_late(name)
         case routing.Why.NO_REPLICA:
             return errors.DeploymentUnavailableError(f"{name} has no replica that runs.", retry_after_s=1.0)
         case routing.Why.REPLICA_LOST:

@@ -12,6 +12,9 @@ from modelplex.runtime.threads import in_thread
 
 _END = object()
 
+# For broadcasts, which have no slots: so many plain functions run at a time when all slots are taken.
+BROADCAST_THREADS = 4
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -46,14 +49,14 @@ class Servable:
 
     Args:
         instance: the user's object or function.
-        threads_max: plain functions that run at a time.
+        threads_max: plain functions that run at a time, besides those that are broadcast.
     """
 
     def __init__(self, instance: Any, threads_max: int) -> None:
         self.instance = instance
         self._is_function = inspect.isroutine(instance)
         self._kinds: dict[str, _Kind] = {}
-        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="modelplex-call")
+        self._threads = ThreadPoolExecutor(threads_max + BROADCAST_THREADS, thread_name_prefix="modelplex-call")
 
     @classmethod
     async def construct(cls, definition: Definition, threads_max: int) -> "Servable":

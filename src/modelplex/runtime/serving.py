@@ -110,6 +110,8 @@ class Serving:
         )
         if begin.max_cold_wait_s is not None:
             self._context.cold_deadline = asyncio.get_running_loop().time() + begin.max_cold_wait_s
+        if begin.timeout_s is not None:
+            self._context.deadline = asyncio.get_running_loop().time() + begin.timeout_s
         self.began = time.perf_counter()
         self._running = False
         self._answered = False
@@ -117,6 +119,11 @@ class Serving:
         self._has_background = False
         self._start: Any = None
         self._ended = False
+
+    @property
+    def slotless(self) -> bool:
+        """Whether it runs besides those that have slots."""
+        return self._begin.slotless
 
     def feed(self, data: bytes, *, more: bool) -> None:
         """A further part of the request's body has come."""

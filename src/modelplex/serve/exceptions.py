@@ -15,6 +15,7 @@ from modelplex.errors import (
     ReplicaLostError,
     RequestCancelledError,
     RequestTimeoutError,
+    TooManyRequestsError,
 )
 
 RayServeException = ModelplexError
@@ -35,4 +36,5 @@ __all__ = [
     "ReplicaLostError",
     "RequestCancelledError",
     "RequestTimeoutError",
+    "TooManyRequestsError",
 ]

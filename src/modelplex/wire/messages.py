@@ -47,7 +47,8 @@ class Begin(_Message, tag=2):
     expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot,
     `share` how popular a model is that is not loaded there (`core.dispatch.Send`).
     `max_cold_wait_s` is how long it waits for a load. If it `streams`, it is a call of a generator, and its answer has
-    what that yields (`framing.part`).
+    what that yields (`framing.part`). `timeout_s` is what is left of its time; the router fills it in, and cancels the
+    request when it is over. If it is `slotless`, it is run whatever else runs.
     """
 
     stream: int
@@ -64,6 +65,8 @@ class Begin(_Message, tag=2):
     share: float = 0.0
     max_cold_wait_s: float | None = None
     streams: bool = False
+    timeout_s: float | None = None
+    slotless: bool = False
 
 
 class Cancel(_Message, tag=3):
@@ -260,10 +263,15 @@ class ReplicaInfo(_Message):
 
 
 class DeploymentInfo(_Message):
+    """One deployment: its replicas, and what callers have to know of its options (`config.DeploymentConfig`)."""
+
     app_name: str
     name: str
     max_queued_requests: int
     replicas: list[ReplicaInfo]
+    retry_lost_requests: bool = True
+    backpressure_status: int = 503
+    backpressure_retry_after_s: float = 1.0
 
 
 class AppInfo(_Message):
