@@ -13,15 +13,16 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
-    {"context"},
+    {"context", "config_file"},
     {"response"},
     {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
+    {"applications"},
     {"runtime"},
     {"engines", "sim"},
-    {"driver", "testing", "recorder"},
+    {"driver", "testing", "recorder", "build"},
     {"serve"},
-    {"demo", "reload"},
+    {"demo", "reload", "cli_config"},
     {"cli"},
 ]
 
