@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any
@@ -16,6 +17,12 @@ _DICTS = (dict, collections.abc.Mapping)
 
 def of(kind: type[Any]) -> dict[str, Any]:
     """The hints of a dataclass's fields."""
+    hashable: Any = kind
+    return _of(hashable)
+
+
+@functools.cache
+def _of(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -73,7 +73,7 @@ def fitting(given: dict[str, Value], kind: type[Any], findings: Findings, make: 
             findings.wrong(at.place, said if re.search(rf"\b{name}\b", said) else hints.complaint(at, hint))
         if not wrong:
             found[name] = value
-        elif isinstance(value.data, list):
+        elif isinstance(value.data, list) and all(any(at is item for item in value.data) for at, _ in wrong):
             bad = [id(at) for at, _ in wrong]  # the other items may have other mistakes
             found[name] = dataclasses.replace(value, data=[item for item in value.data if id(item) not in bad])
     return found

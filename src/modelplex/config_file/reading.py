@@ -65,7 +65,7 @@ def read_text(
     config = _Reader(findings, Path(folder), Path(app_dir), check_modules).system(root)
     if findings.problems or config is None:
         raise findings.error()
-    return dataclasses.replace(config, warnings=tuple(findings.warnings))
+    return dataclasses.replace(config, warnings=tuple(sorted(findings.warnings, key=lambda w: (w.line, w.column))))
 
 
 def names_of(kind: type[Any]) -> list[str]:
