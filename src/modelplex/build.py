@@ -44,15 +44,23 @@ def build(import_paths: Sequence[str], app_dir: str | Path | None = None) -> str
 
 
 def _deployment(node: Node) -> str:
-    text = _yaml({"name": node.deployment.name})
-    for name, value in _changed(node.deployment.config).items():
-        comment = textwrap.fill(
-            descriptions(DeploymentConfig)[name], _LINE, initial_indent="# ", subsequent_indent="# "
-        )
+    config = node.deployment.config
+    written: dict[str, Any] = {}
+    code_only = []
+    for name, value in _changed(config).items():
         try:
-            text += f"{comment}\n{_yaml({name: _writable(value, DeploymentConfig, name)})}"
+            written[name] = _writable(value, DeploymentConfig, name)
         except _CodeOnlyError:
-            text += f"# {name} is as the code says: part of it cannot be written here.\n"
+            code_only.append(name)
+    if "autoscaling_config" in written:
+        written = {"num_replicas": config.num_replicas, **written}  # its own defaults depend on it
+    said = descriptions(DeploymentConfig)
+    text = _yaml({"name": node.deployment.name})
+    for name, value in written.items():
+        comment = textwrap.fill(said[name], _LINE, initial_indent="# ", subsequent_indent="# ")
+        text += f"{comment}\n{_yaml({name: value})}"
+    for name in code_only:
+        text += f"# {name} is as the code says: part of it cannot be written here.\n"
     return _item(text + _loaders(node))
 
 
@@ -63,8 +71,6 @@ def _changed(config: DeploymentConfig) -> dict[str, Any]:
     changed = {name: value for name, value in found.items() if value != getattr(defaults, name)}
     if config.num_replicas == "auto" and config == config.with_options({"autoscaling_config": None}):
         del changed["autoscaling_config"]
-    elif "autoscaling_config" in changed:
-        changed = {"num_replicas": config.num_replicas, **changed}  # its own defaults depend on it
     return changed
 
 
