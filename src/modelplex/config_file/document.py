@@ -1,5 +1,6 @@
 """YAML text as values that know their places. Nothing in it can name code, grow without bound, or nest without end."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ VALUES_MAX = 100_000  # with what aliases repeat
 NUMBER_CHARACTERS_MAX = 100
 
 BROKEN = object()  # in place of a value that could not be read; what is wrong with it has been said
+
+# Numbers of JSON that YAML 1.1 takes for text, and JSON's two escapes for one character, which YAML does not know.
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+_PAIR = re.compile(r"(\\\\)|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 _TAG = "tag:yaml.org,2002:"
 _TEXTS = {_TAG + name for name in ("str", "timestamp", "value", "merge")}  # dates stay text, as JSON has none
@@ -58,6 +63,8 @@ def parse(text: str, file: str, findings: Findings) -> Value:
         findings.give_up(start, f"The text is not Unicode: {error.reason} at character {error.start}.")
     if size > BYTES_MAX:
         findings.give_up(start, f"The file has {size} bytes; more than {BYTES_MAX} are not read.")
+    if text.lstrip().startswith(("{", "[", '"')):
+        text = _PAIR.sub(_one_escape, text)
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_depth(yaml.parse(text, Loader=loader), start, findings)
@@ -72,6 +79,12 @@ def parse(text: str, file: str, findings: Findings) -> Value:
     if node is None:
         findings.give_up(start, "The file is empty; it takes a mapping with the key applications.")
     return _Converter(findings, yaml.constructor.SafeConstructor()).value(node, start, None, 0)
+
+
+def _one_escape(found: "re.Match[str]") -> str:
+    if found[1]:
+        return found[1]  # a backslash that is text
+    return f"\\U{0x10000 + (int(found[2], 16) - 0xD800) * 0x400 + int(found[3], 16) - 0xDC00:08x}"
 
 
 def _check_depth(events: Iterator[Any], start: Place, findings: Findings) -> None:
@@ -123,7 +136,8 @@ class _Converter:
 
     def _scalar(self, node: Any, place: Place) -> Any:
         if node.tag in _TEXTS:
-            return node.value
+            is_number = not node.style and len(node.value) <= NUMBER_CHARACTERS_MAX and _EXPONENT.fullmatch(node.value)
+            return float(node.value) if is_number else node.value
         if node.tag not in _SCALARS:
             self.findings.wrong(place, f"The tag {shown(node.tag)} is not known here: write a plain value.")
             return BROKEN
