@@ -389,6 +389,11 @@ def test_folders_are_below_that_of_the_file_and_modules_are_looked_for_there(tmp
         read_file(file)
     assert read_file(file, app_dir=tmp_path / "code")
     assert read_file(file, check_modules=False)
+    file.write_text(text + "  runtime_env: {working_dir: nowhere}")
+    with pytest.raises(ConfigFileError) as caught:
+        read_file(file)
+    (problem,) = caught.value.problems  # where the module would be is not known
+    assert problem.path == "applications[0].runtime_env.working_dir"
 
 
 # Whatever comes

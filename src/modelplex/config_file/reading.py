@@ -1,6 +1,7 @@
 """A configuration file, read: everything that is wrong with it, or what it says."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class _Reader:
             return None
         return ApplicationConfig(
             **{name: each.plain() for name, each in plain.items()},
-            runtime_env=environment,
+            runtime_env=environment or RuntimeEnv(),
             logging_config=logging,
             deployments=tuple(overrides),
             place=value.place,
@@ -135,19 +136,25 @@ class _Reader:
         rest = {key: entry for key, entry in value.data.items() if key not in ("host", "port")}
         return dataclasses.replace(value, data=rest)
 
-    def _check_application(self, given: dict[str, Value], environment: RuntimeEnv) -> None:
+    def _check_application(self, given: dict[str, Value], environment: RuntimeEnv | None) -> None:
         if "name" in given and not given["name"].data:
             self.findings.wrong(given["name"].place, "The name of an application cannot be empty.")
-        for name, check in (("route_prefix", check_route_prefix), ("import_path", None)):
-            if name not in given:
-                continue
-            try:
-                check(given[name].data) if check else check_import_path(name, given[name].data)
-            except ValueError as error:
-                self.findings.wrong(given[name].place, str(error))
-            else:
-                if name == "import_path" and self.check_modules:
-                    self._check_module(given[name], environment)
+        if "route_prefix" in given:
+            self._is_right(given["route_prefix"], check_route_prefix)
+        if "import_path" not in given:
+            return
+        is_right = self._is_right(given["import_path"], lambda path: check_import_path("import_path", path))
+        if is_right and environment is not None and self.check_modules:
+            self._check_module(given["import_path"], environment)
+
+    def _is_right(self, value: Value, check: Callable[[Any], None]) -> bool:
+        """Whether a check lets it pass; what it says else is noted."""
+        try:
+            check(value.data)
+        except ValueError as error:
+            self.findings.wrong(value.place, str(error))
+            return False
+        return True
 
     def _check_module(self, import_path: Value, environment: RuntimeEnv) -> None:
         folder = Path(environment.working_dir) if environment.working_dir else self.app_dir
@@ -156,19 +163,23 @@ class _Reader:
             where = f"in {str(folder.resolve())!r}, or where Python looks"
             self.findings.wrong(import_path.place, f"There is no module {module!r} {where}.")
 
-    def _runtime_env(self, value: Value | None) -> RuntimeEnv:
+    def _runtime_env(self, value: Value | None) -> RuntimeEnv | None:
+        """None if it is not known in which folder it is."""
         if value is None or value.data is None:
             return RuntimeEnv()
         known = names_of(RuntimeEnv)
         others = [key for key in value.data if key not in known] if isinstance(value.data, dict) else []
         given = entries(value, known, self.findings, ignored=dict.fromkeys(others, _NO_RUNTIME_ENV))
         plain = {name: each.plain() for name, each in fitting(given, RuntimeEnv, self.findings).items()}
+        if "working_dir" in given and "working_dir" not in plain:
+            return None
         if plain.get("working_dir") is not None:
             folder = self.folder / plain["working_dir"]
-            plain["working_dir"] = str(folder.resolve()) if _is_folder(folder) else None
-            if plain["working_dir"] is None:
+            if not _is_folder(folder):
                 message = f"working_dir must be a folder on this machine; there is no {str(folder)!r}."
                 self.findings.wrong(given["working_dir"].place, message)
+                return None
+            plain["working_dir"] = str(folder.resolve())
         return RuntimeEnv(**plain)
 
     def _overrides(self, value: Value | None) -> list[DeploymentOverride]:
