@@ -21,6 +21,8 @@ STATUS_AND_FAULT = {
     "UserCodeError": (500, Fault.USER_CODE),
     "NotInReplicaError": (500, Fault.USER_CODE),
     "DeploymentFailedError": (500, Fault.USER_CODE),
+    "ApplicationImportError": (400, Fault.CLIENT),
+    "ConfigFileError": (400, Fault.CLIENT),
     "ModelLoadError": (500, Fault.USER_CODE),
     "ModelUnavailableError": (503, Fault.USER_CODE),
     "ModelLoadTimeoutError": (504, Fault.USER_CODE),
@@ -60,6 +62,16 @@ def test_an_error_can_be_pickled(cls: type[ModelplexError]) -> None:
     error = pickle.loads(pickle.dumps(cls("what is wrong", retry_after_s=2.5)))
     assert type(error) is cls
     assert (str(error), error.retry_after_s) == ("what is wrong", 2.5)
+
+
+def test_the_problems_of_a_file_are_its_text_and_travel_with_it() -> None:
+    problems = (
+        errors.Problem("f.yaml", 3, 5, "a.b", "is wrong."),
+        errors.Problem("f.yaml", 0, 0, "", "cannot be read."),
+    )
+    error = pickle.loads(pickle.dumps(errors.ConfigFileError(problems=problems)))
+    assert error.problems == problems
+    assert str(error) == "f.yaml:3:5: a.b: is wrong.\nf.yaml: cannot be read."
 
 
 @pytest.mark.parametrize("name", ["", "SomethingNewer", "ValueError", "Fault"])

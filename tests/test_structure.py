@@ -13,17 +13,30 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
+<<<<<<< HEAD
     {"context"},
     {"response", "metrics"},
+=======
+    {"context", "config_file"},
+    {"response"},
+>>>>>>> yaml
     {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
+    {"applications"},
     {"runtime"},
     {"engines", "sim"},
+<<<<<<< HEAD
     {"in_process_http"},
     {"driver", "testing", "recorder"},
     {"serve"},
     {"demo", "reload"},
     {"cli", "pytest_plugin"},
+=======
+    {"driver", "testing", "recorder", "build"},
+    {"serve"},
+    {"demo", "reload", "cli_config"},
+    {"cli"},
+>>>>>>> yaml
 ]
 
 FILE_LINES_MAX = 350

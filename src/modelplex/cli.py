@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelplex import __version__, config, driver, errors, serve
+from modelplex import __version__, cli_config, config, driver, errors, serve
+from modelplex.applications import import_application
 from modelplex.reload import end_with_parent, run_reloading
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def root(
 
 @cli.command()
 def run(
-    import_path: Annotated[str, typer.Argument(help="The application, as module:name; it is what .bind() returned.")],
+    import_path: Annotated[
+        str,
+        typer.Argument(help="The application, as module:name: what .bind() returned, or a function that builds it."),
+    ],
+    arguments: Annotated[list[str] | None, typer.Argument(help="What such a function gets, as key=value.")] = None,
     host: Host = _HTTP.host,
     port: Port = _HTTP.port,
     app_dir: Annotated[Path, typer.Option("--app-dir", "-d", help="Folder to import the module from.")] = Path("."),
@@ -66,8 +71,8 @@ def run(
     if reload:
         options = {"--host": host, "--port": port, "--app-dir": app_dir, "--name": name, "--route-prefix": route_prefix}
         options["--proxies"] = proxies
-        arguments = [str(word) for option in options.items() for word in option]
-        raise typer.Exit(run_reloading(["run", import_path, *arguments], app_dir))
+        words = [str(word) for option in options.items() for word in option]
+        raise typer.Exit(run_reloading(["run", import_path, *(arguments or ()), *words], app_dir))
     try:
         config.check_route_prefix(route_prefix)
     except ValueError as error:
@@ -75,7 +80,7 @@ def run(
     end_with_parent()
     # Listening begins before the application is imported: what comes meanwhile waits.
     running = driver.start("local", config.HTTPOptions(host=host, port=port, num_proxies=proxies))
-    application = _import_application(import_path, app_dir)
+    application = _import_application(import_path, arguments or [], app_dir)
     running.deploy(application, name, route_prefix)
     typer.echo(f"Application {name!r} is served at {running.address}{route_prefix}  (logs: {running.log_dir})")
     driver.wait_for_signal()
@@ -233,27 +238,22 @@ def _seconds(duration: str) -> float:
     return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
-def _import_application(import_path: str, app_dir: Path) -> serve.Application:
-    module_name, colon, name = import_path.partition(":")
-    if not (module_name and colon and name):
-        raise typer.BadParameter(f"{import_path!r} is no import path: it takes module:name, for example app:entry.")
-    if not app_dir.is_dir():
-        raise typer.BadParameter(f"there is no folder {str(app_dir)!r} to import from (--app-dir).")
-    sys.path.insert(0, str(app_dir.resolve()))
+def _import_application(import_path: str, words: list[str], app_dir: Path) -> serve.Application:
+    args: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{word!r} is no argument: it takes key=value.")
+        if key in args:
+            raise typer.BadParameter(f"the argument {key!r} is given twice.")
+        args[key] = value
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name:
-            raise
-        raise typer.BadParameter(f"there is no module {module_name!r} in {str(app_dir)!r} (--app-dir).") from error
-    application = getattr(module, name, None)
-    if isinstance(application, serve.Application):
-        return application
-    found = [n for n, value in vars(module).items() if isinstance(value, serve.Application)]
-    hint = f"Its applications: {', '.join(found) or 'none'}."
-    if isinstance(application, serve.Deployment):
-        hint = f"That is a deployment; {name}.bind() makes an application of it."
-    raise typer.BadParameter(f"{module_name} has no application {name!r}. {hint}")
+        return import_application(import_path, args, app_dir)
+    except errors.ApplicationImportError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+cli_config.register(cli)
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ Each error says whose fault it is, which HTTP status tells a client so, and, whe
 made from a message and travel between processes as their name, message and `retry_after_s`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -91,6 +93,53 @@ class DeploymentFailedError(ModelplexError, RuntimeError):
     """An application could not be started."""
 
     fault = Fault.USER_CODE
+
+
+class ApplicationImportError(ModelplexError, ValueError):
+    """What an import path and arguments name is no application, nor something that builds one."""
+
+    status = 400
+    fault = Fault.CLIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a file, or that is ignored in it.
+
+    Attributes:
+        file: its path as it was given.
+        line, column: counted from 1; 0 if the file could not be read at all.
+        path: where that is in its structure, as `applications[0].name`; empty for the whole.
+        message: what is given, and what would be right.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class ConfigFileError(ModelplexError, ValueError):
+    """A configuration file has mistakes: all of them, a line each, in the order of the file.
+
+    Args:
+        message: all of them as text; made of `problems` unless given.
+        problems: each of them with its place.
+    """
+
+    status = 400
+    fault = Fault.CLIENT
+
+    def __init__(
+        self, message: str = "", *, problems: Sequence[Problem] = (), retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message or "\n".join(map(str, problems)), retry_after_s=retry_after_s)
+        self.problems = tuple(problems)
 
 
 class ModelLoadError(ModelplexError):

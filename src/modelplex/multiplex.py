@@ -59,7 +59,12 @@ class Loader:
 
 def loaders_of(servable: object) -> list[Loader]:
     """The loaders that an object's class defines."""
-    members = (inspect.getattr_static(type(servable), name) for name in dir(type(servable)))
+    return loaders_in(type(servable))
+
+
+def loaders_in(servable_class: type) -> list[Loader]:
+    """The loaders that a class defines."""
+    members = (inspect.getattr_static(servable_class, name) for name in dir(servable_class))
     return [getattr(member, _MARK) for member in members if hasattr(member, _MARK)]
 
 

@@ -8,6 +8,7 @@ What the language of a block means:
   served for real: http://127.0.0.1:8000 in its blocks becomes the address that the system chose.
 - `console` has commands, one a line, of the kinds that `check_command` knows. They are parsed, not run.
 - `py` is Python that needs what is not here, such as a bucket. It has to compile.
+- `yaml` is a configuration file, which has to be right. It is written to the file that a first line names, as above.
 - `text` is for reading.
 """
 
@@ -28,9 +29,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from modelplex import driver, errors, serve
+from modelplex import config_file, driver, errors, serve
 from modelplex.cli import cli
-from modelplex.config import AutoscalingConfig, DeploymentConfig, HTTPOptions
+from modelplex.config import AutoscalingConfig, DeploymentConfig, HTTPOptions, MultiplexingConfig
+from modelplex.config_file.reading import names_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -143,12 +145,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with served_for_real() if is_served_for_real(page) else contextlib.nullcontext("") as address:
-        for block in blocks_of(page, "python"):
+        for block in blocks_of(page, "python", "yaml"):
             if block.file_name:
                 (folder / block.file_name).write_text(block.text)
                 if block.file_name.startswith("test_"):
                     run_tests(folder, block.file_name)
-            else:
+            elif block.language == "python":
                 block.run(namespace, address)
     assert driver.current() is None or not address, f"{page.name} does not end with serve.shutdown()"
     namespace.clear()
@@ -159,9 +161,13 @@ def test_no_block_is_skipped_unseen(page: Path) -> None:
     """A language that nobody knows would be one that nobody runs."""
     for block in blocks_of(page):
         where = f"{page.name}:{block.line}"
-        assert block.language in {"python", "py", "console", "text"}, f"{where}: {block.language!r} is never checked"
+        assert block.language in {"python", "py", "console", "yaml", "text"}, (
+            f"{where}: {block.language!r} is never checked"
+        )
         if block.language == "py":
             compile(block.text, where, "exec")
+        if block.language == "yaml":
+            config_file.read_text(block.text, where, check_modules=False)
 
 
 # Commands
@@ -199,10 +205,10 @@ def check_modelplex(words: list[str], page: Path) -> None:
     module, _, name = given["import_path"].partition(":")
     shown = next((b.text for b in blocks_of(page, "python") if b.file_name == f"{module}.py"), None)
     source = shown if shown is not None else (ROOT / given["app_dir"] / f"{module}.py").read_text()
-    assigned = {
-        ast.unparse(target) for n in ast.parse(source).body if isinstance(n, ast.Assign) for target in n.targets
-    }
-    assert name in assigned, f"{page.name}: {module}.py has no {name}"
+    body = ast.parse(source).body
+    assigned = {ast.unparse(target) for n in body if isinstance(n, ast.Assign) for target in n.targets}
+    built = {n.name for n in body if isinstance(n, ast.FunctionDef)}
+    assert name in assigned | built, f"{page.name}: {module}.py has no {name}"
 
 
 def check_python(words: list[str], page: Path) -> None:
@@ -269,10 +275,24 @@ def as_written(field: Field[Any]) -> tuple[str, str]:
         ("deployment-options.md", "deployment option", DeploymentConfig),
         ("autoscaling.md", "autoscaling option", AutoscalingConfig),
         ("http.md", "HTTP option", HTTPOptions),
+        ("configuration.md", "part of `multiplexing_config`", MultiplexingConfig),
     ],
 )
 def test_the_options_and_defaults_are_those_of_the_code(page: str, header: str, options: Any) -> None:
     assert [(row[0], row[1]) for row in table(page, header)] == [as_written(field) for field in fields(options)]
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"), [("key", config_file.SystemConfig), ("key of an application", config_file.ApplicationConfig)]
+)
+def test_the_keys_of_the_configuration_file_are_those_of_the_code(header: str, kind: Any) -> None:
+    rows = table("configuration.md", header)
+    assert [row[0].strip("`") for row in rows] == names_of(kind)
+    written = {field.name: as_written(field)[1] for field in fields(kind) if field.default_factory is MISSING}
+    made = ("those of code", "empty")
+    assert [row[1] for row in rows if row[1] not in made] == [
+        written[row[0].strip("`")] for row in rows if row[1] not in made
+    ]
 
 
 def test_statuses_and_faults_are_those_of_the_code() -> None:
@@ -283,6 +303,7 @@ def test_statuses_and_faults_are_those_of_the_code() -> None:
     shown = {name.strip("`") for _, name, *_ in rows}
     # The rest never gets as far as an HTTP client.
     rest = {"ModelplexError", "RequestCancelledError", "NotInReplicaError", "DeploymentFailedError", "ProtocolError"}
+    rest |= {"ApplicationImportError", "ConfigFileError"}
     assert shown | rest == {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, Exception)}
 
 

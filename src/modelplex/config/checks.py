@@ -12,13 +12,14 @@ from modelplex.errors import InvalidModelIdError
 UNLIMITED = -1
 
 # A model id comes from outside. These characters do no harm in a path, a URL, a log line or a metric.
-_MODEL_ID = re.compile(r"[A-Za-z0-9._:@/-]{1,256}")
+MODEL_ID = re.compile(r"[A-Za-z0-9._:@/-]{1,256}")
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(" + "|".join(_UNITS) + ")")
+SIZE = re.compile(r"(\d+(?:\.\d+)?)(" + "|".join(_UNITS) + ")")
 
-_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[:.][^\W\d]\w*(\.[^\W\d]\w*)*")
+IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[:.][^\W\d]\w*(\.[^\W\d]\w*)*")
+IMPORT_PATH_MAX = 1_000
 
 
 def load(import_path: str) -> Any:
@@ -31,7 +32,8 @@ def load(import_path: str) -> Any:
 
 
 def check_import_path(option: str, path: object) -> None:
-    if not isinstance(path, str) or _IMPORT_PATH.fullmatch(path) is None:
+    # The length goes first: a long text with many dots that is none after all would take for ever to find out.
+    if not isinstance(path, str) or len(path) > IMPORT_PATH_MAX or IMPORT_PATH.fullmatch(path) is None:
         raise ValueError(f"{option} must be an import path such as 'package.module:name', got {path!r}.")
 
 
@@ -45,7 +47,7 @@ def check_model_id(model_id: str) -> str:
     """Answer the id, or raise `InvalidModelIdError` that says what an id may look like."""
     if not model_id:
         raise InvalidModelIdError("The model ID cannot be empty.")
-    if _MODEL_ID.fullmatch(model_id) is None:
+    if MODEL_ID.fullmatch(model_id) is None:
         raise InvalidModelIdError(
             f"The model ID {model_id[:64]!r} is malformed: it takes 1 to 256 characters of A-Z a-z 0-9 . _ : @ / -"
         )
@@ -120,7 +122,7 @@ def parse_bytes(option: str, size: int | str) -> int:
     """A number of bytes, given as an integer or as text such as "512MiB" or "8GB"; ValueError if it is neither."""
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
-    if isinstance(size, str) and (found := _SIZE.fullmatch(size)) is not None and float(found[1]) > 0:
+    if isinstance(size, str) and (found := SIZE.fullmatch(size)) is not None and float(found[1]) > 0:
         return int(float(found[1]) * _UNITS[found[2]])
     raise ValueError(
         f"{option} must be a number of bytes above 0, or text such as '512MiB' with a unit of {', '.join(_UNITS)}; "
