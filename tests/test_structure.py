@@ -13,30 +13,18 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
-<<<<<<< HEAD
-    {"context"},
-    {"response", "metrics"},
-=======
     {"context", "config_file"},
-    {"response"},
->>>>>>> yaml
+    {"response", "metrics"},
     {"multiplex", "handle", "batching"},
     {"deployment", "observe"},
     {"applications"},
     {"runtime"},
     {"engines", "sim"},
-<<<<<<< HEAD
-    {"in_process_http"},
+    {"in_process_http", "build"},
     {"driver", "testing", "recorder"},
     {"serve"},
-    {"demo", "reload"},
-    {"cli", "pytest_plugin"},
-=======
-    {"driver", "testing", "recorder", "build"},
-    {"serve"},
     {"demo", "reload", "cli_config"},
-    {"cli"},
->>>>>>> yaml
+    {"cli", "pytest_plugin"},
 ]
 
 FILE_LINES_MAX = 350

@@ -248,7 +248,7 @@ class Unwatch(_Message, tag=34):
 class Setup(_Message, tag=20):
     """The first message to a process that was started. The bytes that follow as chunks are pickled code.
 
-    Where to `register_at` when the controller has died, for another one to go on with; empty for a process that ends then.
+    `register_at` is where the next controller will be when this one has died; empty for a process that ends with it.
     """
 
     sys_path: list[str]
