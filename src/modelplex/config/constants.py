@@ -33,6 +33,9 @@ RESTART_FORGET_S = 30.0
 # A replica that is to be replaced takes requests for so long beside its successor, so that all routers have met that.
 HANDOVER_S = 1.0
 
+# What processes may take to register with a controller that takes the place of one that has died.
+REGISTER_S = 2.0
+
 # What a replica may take to load the models that it takes over, before it is ready all the same.
 WARM_UP_S = 120.0
 

@@ -84,7 +84,7 @@ class InlineEngine:
         grace_max_s: what runs on a replica that is stopped has at most so long, whatever its deployment says.
     """
 
-    def __init__(self, log_dir: str = "", *, console: bool = True) -> None:
+    def __init__(self, log_dir: str = "", folder: str = "", *, console: bool = True, register_at: str = "") -> None:
         self.grace_max_s = math.inf
         self._processes: dict[str, InlineProcess] = {}
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,12 +105,13 @@ class LocalEngine:
     Args:
         log_dir: each replica writes a log file there.
         console: whether they log to the console, too.
+        folder: where their sockets are; this user's alone, and removed in the end.
+        register_at: where they find the next controller when this one has died; they end with this one unless given.
     """
 
-    def __init__(self, log_dir: str, *, console: bool = True) -> None:
-        self._setup = messages.Setup(sys_path=[], log_dir=log_dir, console=console)
-        # Short, since a Unix socket's path has at most about a hundred characters; readable by this user alone.
-        self._folder = tempfile.mkdtemp(prefix="modelplex-")
+    def __init__(self, log_dir: str, folder: str, *, console: bool = True, register_at: str = "") -> None:
+        self._setup = messages.Setup(sys_path=[], log_dir=log_dir, console=console, register_at=register_at)
+        self._folder = folder
 
     @property
     def connect(self) -> Connect:

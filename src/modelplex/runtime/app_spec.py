@@ -5,6 +5,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelplex.config import DeploymentConfig
 from modelplex.deployment import Node
@@ -73,12 +74,16 @@ class DeploymentSpec:
 
 @dataclass(frozen=True)
 class AppSpec:
-    """One application: its deployments, those that others call before their callers. The last one is its ingress."""
+    """One application: its deployments, those that others call before their callers. The last one is its ingress.
+
+    `source` is what a configuration file says of it, if it is of one.
+    """
 
     name: str
     route_prefix: str | None
     deployments: Sequence[DeploymentSpec]
     environment: Environment = field(default_factory=Environment)
+    source: Mapping[str, Any] | None = None
 
     @property
     def ingress(self) -> str:
@@ -97,6 +102,7 @@ class AppSpec:
         *,
         pickled: bool = False,
         version: str = "",
+        source: Mapping[str, Any] | None = None,
     ) -> "AppSpec":
         """What `deployment.flatten` made of an application.
 
@@ -107,6 +113,7 @@ class AppSpec:
             environment: this process's own import path unless given.
             pickled: whether the code is to travel to another process.
             version: of its code; one that no other has unless given.
+            source: what a configuration file says of it.
         """
         version = version or secrets.token_hex(8)
 
@@ -116,4 +123,4 @@ class AppSpec:
             return DeploymentSpec(node.deployment.config, code, version)
 
         environment = environment or Environment(sys_path=list(sys.path))
-        return cls(name, route_prefix, [spec(node) for node in nodes], environment)
+        return cls(name, route_prefix, [spec(node) for node in nodes], environment, source)

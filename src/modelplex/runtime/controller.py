@@ -240,8 +240,14 @@ class Controller:
         for deployment in self._deployments:
             deployment.source_gone(name)
 
+    @property
+    def specs(self) -> list[AppSpec]:
+        """The applications."""
+        return [app.spec for app in self._apps.values()]
+
     async def stop(self) -> None:
-        """Stop taking requests, let those that run end, and end every process."""
+        """Stop taking requests, let those that run end, and end every process. What is kept of what is wanted stays."""
+        self._kept = NotKept()
         if self._proxies is not None:
             await self._proxies.stop(
                 max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0)

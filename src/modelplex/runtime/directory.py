@@ -12,8 +12,12 @@ from modelplex.runtime import payload
 from modelplex.runtime.link import Connect
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Upload
+from modelplex.wire import messages
 from modelplex.wire.framing import PartReader
 from modelplex.wire.messages import AppInfo, Begin, DeploymentInfo, Message, Table
+
+# How often it is told how many requests wait, while any do.
+TELL_WAITING_S = 0.5
 
 
 class Directory:
@@ -26,6 +30,8 @@ class Directory:
         self._routers: dict[tuple[str, str], DeploymentRouter] = {}
         self._draining: dict[DeploymentRouter, asyncio.Task[None]] = {}
         self.apps: list[AppInfo] = []
+        self._telling: asyncio.TimerHandle | None = None
+        self._told: dict[tuple[str, str], int] = {}  # how many requests wait for each deployment
         self.tell: Callable[[Message], None] = lambda message: None  # whoever is to know how many requests wait
 
     def update(self, table: Table) -> None:
@@ -33,6 +39,7 @@ class Directory:
         self.apps = table.apps
         self._deployments = {(d.app_name, d.name): d for d in table.deployments}
         for key in [key for key in self._routers if key not in self._deployments]:
+            self._told.pop(key, None)
             router = self._routers.pop(key)
             self._draining[router] = self.loop.create_task(router.drain())
             self._draining[router].add_done_callback(functools.partial(self._drained, router))
@@ -59,8 +66,24 @@ class Directory:
                     f"There is no deployment {deployment} in application {app_name}."
                 )
             self._routers[key] = DeploymentRouter(info, self._connect)
+            self._routers[key].on_wait = self._waits
             self._routers[key].follow(info)
         return self._routers[key]
+
+    def _waits(self) -> None:
+        """A request waits. That is told at once, and from then on, now and then, how many do."""
+        if self._telling is None:
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        self._telling = None
+        for key, router in self._routers.items():
+            count, told = router.waiting, self._told.get(key, 0)
+            if count != told:
+                self._told[key] = count
+                self.tell(messages.Waiting(*key, count))
+        if any(self._told.values()):
+            self._telling = self.loop.call_later(TELL_WAITING_S, self._tell_waiting)
 
     async def call(self, call: Call) -> Any:
         """Call a method and return what it returns, or raise what it raises."""
@@ -122,6 +145,8 @@ class Directory:
         return rest_s
 
     async def close(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         drains = list(self._draining.values())
         await asyncio.gather(*(router.close() for router in (*self._routers.values(), *self._draining)))
         await asyncio.gather(*drains)

@@ -39,7 +39,13 @@ class DeploymentRouter:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
+        self.on_wait: Callable[[], None] = lambda: None
         self._emptied = asyncio.Event()  # set when the last request has ended
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been sent yet."""
+        return self._core.queued
 
     @property
     def has_met(self) -> bool:
@@ -77,7 +83,8 @@ class DeploymentRouter:
         commands = self._core.submit(number, begin.model_id, now, exchange.deadline, exchange.cold_deadline)
         self._obey(commands)
         if not commands:
-            self._set_timer()  # it waits
+            self._set_timer()
+            self.on_wait()
         return exchange
 
     def broadcast(self, begin: Begin, data: bytes, timeout_s: float | None = None) -> list[Exchange]:

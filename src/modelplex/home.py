@@ -1,0 +1,95 @@
+"""Where a system that outlives its commands keeps what it is, and where those that run are found."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import socket
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from modelplex import errors
+
+# Names of sockets in a system's folder. They do not end as those of replicas do.
+CONTROL = "control"
+ADMIN = "admin"
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of a system that was started by `modelplex start`."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path | None = None) -> "Home":
+        """The folder that was given, or `MODELPLEX_HOME`, or `modelplex` where the user's programs keep their state."""
+        if folder is None and (given := os.environ.get("MODELPLEX_HOME")):
+            folder = Path(given)
+        if folder is None:
+            folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "modelplex"
+        return cls(folder.absolute())
+
+    @property
+    def state(self) -> Path:
+        """What is wanted (`runtime.desired_state`)."""
+        return self.folder / "state"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "controller.log"
+
+    @property
+    def sockets(self) -> Path:
+        """Elsewhere, since the path of a socket has at most about a hundred characters."""
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"modelplex-{os.getuid()}-{name}"
+
+    def make(self) -> None:
+        """Make the folders, for this user alone. Raises `ModelplexError` if they are not."""
+        for folder in (self.folder, self.sockets):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found = folder.stat()
+            except OSError as error:
+                raise errors.ModelplexError(f"{folder} cannot be made: {error.strerror}.") from error
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise errors.ModelplexError(
+                    f"{folder} must be this user's alone (chmod 700), since it holds code to run."
+                )
+
+    def lock(self) -> TextIO:
+        """Held by the one controller that there is, as long as the file is open. Raises `ModelplexError`."""
+        file = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise errors.ModelplexError(f"A controller runs already in {self.folder}.") from error
+        return file
+
+
+def running() -> list[Path]:
+    """The folders of the systems of this user that answer."""
+    found = []
+    for folder in sorted(Path(tempfile.gettempdir()).glob("modelplex-*")):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid() and answers(folder):
+                found.append(folder)
+    return found
+
+
+def answers(folder: Path) -> bool:
+    """Whether somebody listens at the admin socket of a system."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            sock.connect(str(folder / ADMIN))
+        except OSError:
+            return False
+    return True

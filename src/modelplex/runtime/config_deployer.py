@@ -1,0 +1,54 @@
+"""Has what a configuration file says run: its applications, and none that an earlier file had."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from modelplex import errors
+from modelplex.config_file import SystemConfig
+from modelplex.runtime.app_builder import build, read_config
+from modelplex.runtime.controller import Controller
+
+log = logging.getLogger(__name__)
+
+
+async def deploy(controller: Controller, config: Mapping[str, Any], app_dir: str) -> None:
+    """Build and run the applications of a configuration; return when they are ready.
+
+    Those that an earlier configuration had, and this one has not, are deleted. Those of programs stay.
+
+    Args:
+        controller: runs them.
+        config: what `SystemConfig.as_dict` answers.
+        app_dir: where to import from.
+
+    Raises:
+        ConfigFileError: nothing has been changed.
+        DeploymentFailedError: an application could not be built, or does not run; the others do.
+    """
+    system = read_config(config, app_dir)
+    names = [app.name for app in system.applications]
+    specs = await asyncio.gather(*(build(config, name, app_dir) for name in names))
+    superfluous = [spec.name for spec in controller.specs if spec.source is not None and spec.name not in names]
+    await asyncio.gather(*(controller.delete(name) for name in superfluous))
+    outcomes = await asyncio.gather(*(controller.deploy(spec) for spec in specs), return_exceptions=True)
+    failed = [error for error in outcomes if isinstance(error, BaseException)]
+    for error in failed:
+        if not isinstance(error, errors.DeploymentFailedError):
+            raise error
+    if failed:
+        raise errors.DeploymentFailedError("\n".join(map(str, failed)))
+
+
+def as_config(controller: Controller, http_options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration file would say of what files have been deployed."""
+    return {
+        "http_options": dict(http_options),
+        "applications": [dict(spec.source) for spec in controller.specs if spec.source is not None],
+    }
+
+
+def check(config: Mapping[str, Any], app_dir: str) -> SystemConfig:
+    """Raises `ConfigFileError`."""
+    return read_config(config, app_dir)
