@@ -7,7 +7,8 @@ import logging
 import math
 import re
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from modelplex import errors
 from modelplex.config import HTTPOptions, check_model_id
@@ -17,20 +18,28 @@ from modelplex.runtime.directory import Directory
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Incoming, Upload
+from modelplex.wire import websocket
 from modelplex.wire.messages import Answer, AppInfo, Begin, HTTPHead
+
+if TYPE_CHECKING:
+    from modelplex.runtime.http_websocket import WebSocket
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = b"x-request-id"
 MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
 LENGTH_HEADER = b"content-length"
+UPGRADE_HEADER = b"upgrade"
 MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 
 # The headers that are read here, by the names that they may have: the model's with hyphens for underscores, too.
-_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, LENGTH_HEADER)}
+_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, LENGTH_HEADER, UPGRADE_HEADER)}
 _NAMES |= {
     b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
 }
+
+# For an app to end once it has been told that its client has closed a WebSocket.
+SOCKET_END_TIMEOUT_S = 5.0
 
 # A client's own request id is kept if it can stand in a header and a log line as it is.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -98,6 +107,7 @@ class _Request:
         "_options",
         "_request_id",
         "_router",
+        "_socket",
         "_started",
         "_tasks",
         "_timer",
@@ -116,6 +126,7 @@ class _Request:
         self._request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
         self._router: DeploymentRouter | None = None
         self._exchange: Exchange | None = None
+        self._socket: WebSocket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
@@ -129,6 +140,8 @@ class _Request:
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
         self._count(self._http.body)
+        if self._told.get(UPGRADE_HEADER, b"").lower() == b"websocket" and not self._shake_hands():
+            return
         begin = Begin(
             stream=0,
             request_id=self._request_id,
@@ -137,7 +150,7 @@ class _Request:
             method_name="__call__",
             model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
             more=False,
-            http=_http_head(self._http, app),
+            http=_http_head(self._http, app, self._options.root_path, is_websocket=self._socket is not None),
             max_cold_wait_s=_max_cold_wait_s(self._told.get(MAX_COLD_WAIT_HEADER)),
         )
         self._http.on_lost = self._end
@@ -146,6 +159,20 @@ class _Request:
         else:
             self._start(self._send_when_met(begin, router))
 
+    def _shake_hands(self) -> bool:
+        """Prepare for a WebSocket, which begins when the app accepts it; False if the request does not ask for one."""
+        try:
+            from modelplex.runtime.http_websocket import WebSocket
+        except ModuleNotFoundError:
+            self.respond(501, [(b"content-type", b"text/plain")], b"WebSockets need: pip install modelplex[websockets]")
+            return False
+        socket = WebSocket(self._http)
+        if socket.refusal is not None:
+            self.respond(*socket.refusal)
+            return False
+        self._socket = socket
+        return True
+
     async def _send_when_met(self, begin: Begin, router: DeploymentRouter) -> None:
         await router.met()
         self._send(begin, router)
@@ -153,10 +180,11 @@ class _Request:
     def _send(self, begin: Begin, router: DeploymentRouter) -> None:
         http, limit_s = self._http, self._options.request_timeout_s
         self._router = router
-        self._exchange = router.begin(begin, Upload(http.body, more=http.more), limit_s, self._answered)
+        upload = Upload(http.body, more=http.more) if self._socket is None else Upload(b"", more=True)
+        self._exchange = router.begin(begin, upload, limit_s, self._answered)
         if limit_s is not None:
             self._timer = self._loop.call_later(limit_s, self._time_out, limit_s)
-        if http.more:
+        if http.more and self._socket is None:
             self._start(self._upload(self._exchange))
 
     async def _upload(self, exchange: Exchange) -> None:
@@ -197,6 +225,9 @@ class _Request:
         ]
         if answer.start:
             headers.append((b"x-modelplex-model", answer.start.encode()))
+        if self._socket is not None and answer.status == 101:
+            self._open(self._socket, headers, exchange, exchange.body)
+            return
         first = exchange.body.read_nowait()
         more = not exchange.body.exhausted
         self._http.respond(answer.status, headers, first, more=more)
@@ -206,12 +237,36 @@ class _Request:
         else:
             self._end()
 
+    def _open(self, socket: "WebSocket", headers: Headers, exchange: Exchange, body: Incoming) -> None:
+        """The app has accepted a WebSocket. From here on there is no time limit."""
+        if self._timer is not None:
+            self._timer.cancel()
+        socket.open(headers)
+        self._started = True
+        self._http.on_lost = self._lose_socket
+        exchange.upload.settle()
+        self._start(socket.to_app(exchange.upload))
+        self._start(self._to_client(socket, body))
+
+    async def _to_client(self, socket: "WebSocket", body: Incoming) -> None:
+        await socket.to_client(body)
+        self._end()
+
+    def _lose_socket(self) -> None:
+        """The client has left. If it had said so, the app has been told, and may end by itself."""
+        if self._socket is not None and self._socket.is_closed:
+            self._timer = self._loop.call_later(SOCKET_END_TIMEOUT_S, self._end)
+        else:
+            self._end()
+
     async def _pass_on(self, body: Incoming) -> None:
         """The rest of the answer, as fast as the client takes it."""
-        while not body.exhausted:
+        more = True  # even if an end without bytes has come by now
+        while more:
             await self._http.drain()
             data = await body.read()
-            self._http.write(data, more=not body.exhausted)
+            more = not body.exhausted
+            self._http.write(data, more=more)
         self._end()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
@@ -221,6 +276,10 @@ class _Request:
     def fail(self, error: errors.ModelplexError) -> None:
         """Tell the client what went wrong, or break off an answer that has begun."""
         self._end()
+        if self._started and self._socket is not None:
+            lost = isinstance(error, (errors.ReplicaLostError, errors.DeploymentUnavailableError))
+            self._socket.close(websocket.RESTART if lost else websocket.INTERNAL_ERROR)
+            return
         if self._started or isinstance(error, errors.RequestCancelledError):
             self._http.abort()  # which is all that can still be said
             return
@@ -291,15 +350,18 @@ def _max_cold_wait_s(value: bytes | None) -> float | None:
     return seconds
 
 
-def _http_head(http: HTTPExchange, app: AppInfo) -> HTTPHead:
-    prefix = app.route_prefix or "/"
+def _http_head(http: HTTPExchange, app: AppInfo, root_path: str, *, is_websocket: bool) -> HTTPHead:
+    prefix = "" if app.route_prefix in (None, "/") else str(app.route_prefix)
+    path, raw_path, scheme = http.path, http.raw_path, http.scheme
+    if root_path:  # ASGI's path has it, although a server in front has taken it off
+        path, raw_path = root_path + path, quote(root_path).encode() + raw_path
     return HTTPHead(
         method=http.method,
-        path=http.path,
-        raw_path=http.raw_path,
+        path=path,
+        raw_path=raw_path,
         query_string=http.query_string,
-        root_path="" if prefix == "/" else prefix,
-        scheme=http.scheme,
+        root_path=root_path + prefix,
+        scheme=scheme.replace("http", "ws") if is_websocket else scheme,
         http_version=http.http_version,
         headers=http.headers,
         client=http.client,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -11,7 +11,9 @@ from typing import Any
 from modelplex import context, errors
 from modelplex.config import DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
+from modelplex.ingress import ingress_of
 from modelplex.multiplex import Loader, loaders_of
+from modelplex.runtime import hosted_app
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
 from modelplex.runtime.model_hosts import ModelHosts
@@ -78,6 +80,10 @@ class Replica:
         for loader in list(Loader.standalone):
             self._models.get(loader, None)
         await self._models.start()
+        cls = type(self.servable.instance)
+        if (ingress := ingress_of(cls)) is not None:
+            self.servable.app = await hosted_app.build(ingress, cls)
+            await self.servable.app.start()
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more requests, let those that run end within the time, then end the models and the user's object."""
@@ -91,6 +97,8 @@ class Replica:
                 serving.cancel(task)
             await asyncio.wait([task for _, task in running], timeout=max(timeout_s, CANCEL_AGAIN_S))
         self.watchers.close()
+        if self.servable.app is not None:
+            await self.servable.app.stop()
         try:
             await self.servable.destroy()
         except Exception as error:  # the user's destructor may raise anything
@@ -108,6 +116,9 @@ class Replica:
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return self._models.get(loader, owner).lease(check_model_id(model_id), context.request())
+
+    def in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        return self.servable.in_thread(call)
 
     # What requests need (serving.Host)
 
