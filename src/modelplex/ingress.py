@@ -41,7 +41,7 @@ def ingress(app: Callable[..., Any]) -> Callable[[C], C]:
     """
     if inspect.isclass(app) or not callable(app):
         raise TypeError(f"@serve.ingress takes an ASGI app, or a function that builds one; got {app!r}.")
-    _let_travel(app)
+    _let_travel()
 
     def decorate(cls: C) -> C:
         if not inspect.isclass(cls):
@@ -63,15 +63,20 @@ def ingress_of(cls: type) -> Ingress | None:
     return found if isinstance(found, Ingress) else None
 
 
-# FastAPI's included routers hold locks, which do not pickle: those that arrive in a replica get new ones.
+# What of Starlette and FastAPI does not pickle: the state of an app, whose __getattr__ does not expect to be asked
+# before it is complete, and the locks of included routers.
 
 
-def _let_travel(app: object) -> None:
-    """See that an app can be pickled, if it is one of FastAPI, which nothing here imports."""
-    routing = sys.modules.get("fastapi.routing")
-    with_lock = getattr(routing, "_IncludedRouter", None)
-    if with_lock is not None and with_lock not in copyreg.dispatch_table:
-        copyreg.pickle(with_lock, _reduce_with_locks)
+def _let_travel() -> None:
+    """See that their apps can be pickled. Nothing is imported for it."""
+    for module, name, reduce in _REDUCERS:
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is not None and cls not in copyreg.dispatch_table:
+            copyreg.pickle(cls, reduce)
+
+
+def _reduce_state(state: Any) -> tuple[Any, ...]:
+    return type(state), (state._state,)
 
 
 def _reduce_with_locks(value: object) -> tuple[Any, ...]:
@@ -86,3 +91,9 @@ def _with_new_locks(cls: type, names: list[str]) -> object:
     for name in names:
         setattr(value, name, threading.Lock())
     return value
+
+
+_REDUCERS: list[tuple[str, str, Callable[[Any], tuple[Any, ...]]]] = [
+    ("starlette.datastructures", "State", _reduce_state),
+    ("fastapi.routing", "_IncludedRouter", _reduce_with_locks),
+]

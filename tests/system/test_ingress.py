@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -32,8 +33,8 @@ def client(views: Served) -> Iterator[httpx.Client]:
 
 
 @contextlib.contextmanager
-def socket_of(served: Served, path: str = "/echo", **options: object) -> Iterator[ClientConnection]:
-    with connect(f"ws://127.0.0.1:{served.port}{path}", additional_headers=MODEL, proxy=None, **options) as socket:  # type: ignore[arg-type]
+def socket_of(served: Served, path: str = "/echo", **options: Any) -> Iterator[ClientConnection]:
+    with connect(f"ws://127.0.0.1:{served.port}{path}", additional_headers=MODEL, proxy=None, **options) as socket:
         yield socket
 
 

@@ -34,8 +34,8 @@ def bind(app: Any, owner: type) -> None:
     app.openapi_schema = None
 
 
-def replica_object() -> Any:
-    """The `self` of endpoints."""
+async def replica_object() -> Any:
+    """The `self` of endpoints. FastAPI would call a plain function in a thread."""
     return context.replica().context.servable_object
 
 

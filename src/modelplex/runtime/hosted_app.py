@@ -3,8 +3,12 @@
 import asyncio
 import inspect
 import logging
+import math
 import sys
 from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, Response
 
 from modelplex import errors
 from modelplex.ingress import Ingress
@@ -93,8 +97,29 @@ async def build(ingress: Ingress, owner: type) -> HostedApp:
             app = await app
         if not callable(app):
             raise TypeError(f"The builder given to @serve.ingress must return an ASGI app; it returned {app!r}.")
+    _tell_errors(app)
     if "fastapi" in sys.modules:
         from modelplex.runtime.fastapi_views import bind
 
         bind(app, owner)
     return HostedApp(app)
+
+
+def _tell_errors(app: Any) -> None:
+    """Have Starlette's apps answer with the status of our errors; they would take them for faults of user code."""
+    if isinstance(handlers := getattr(app, "exception_handlers", None), dict):
+        handlers.setdefault(errors.ModelplexError, _answer_error)
+    inner = [getattr(route, "app", None) for route in getattr(app, "routes", None) or ()] + [getattr(app, "app", None)]
+    for part in inner:
+        if hasattr(part, "exception_handlers") or hasattr(part, "app"):
+            _tell_errors(part)
+
+
+async def _answer_error(connection: HTTPConnection, error: Exception) -> Response:
+    assert isinstance(error, errors.ModelplexError)
+    if connection.scope["type"] != "http" or type(error) is errors.UserCodeError:
+        raise error  # the proxy knows what to say
+    log.warning("%s %s failed: %s", connection.scope["method"], connection.scope["path"], error)
+    wait_s = error.retry_after_s
+    headers = {} if wait_s is None else {"retry-after": str(max(1, math.ceil(wait_s)))}
+    return PlainTextResponse(str(error), error.status, headers)

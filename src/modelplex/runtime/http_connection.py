@@ -181,10 +181,7 @@ class HTTPConnection(asyncio.Protocol):
             self._pace()
 
     def upgrade(self, exchange: HTTPExchange, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Leave the connection to another protocol (an `Upgraded`); the exchange lasts until the connection is lost.
-
-        Raises ConnectionResetError if the client has left, or has gone on as if nothing had been asked for.
-        """
+        """Leave the connection to another protocol (an `Upgraded`). Raises ConnectionResetError if that cannot be."""
         if exchange.lost or self._refusal is not None or self._queue:
             self.break_off(exchange)
             raise ConnectionResetError("There is no connection to be upgraded.")
