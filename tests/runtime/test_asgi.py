@@ -145,6 +145,7 @@ async def test_after_the_end_of_the_answer_there_is_nobody_to_listen_to_or_to_sp
         waits = asyncio.create_task(receive())
         await waits
         waits = asyncio.create_task(receive())
+        await turns(2)
         await send(START)
         await send(body(b"all"))
         told.append((await waits)["type"])
@@ -452,18 +453,20 @@ async def test_the_last_word_of_an_app_is_its_close(sends: list[Any], last: byte
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         waits = asyncio.create_task(receive())
+        await turns(2)
         await send({"type": "websocket.accept"})
         for message in sends:
             await send(message)
-            notes.append((await waits)["code"])
             with pytest.raises(RuntimeError, match="at this point"):
                 await send({"type": "websocket.send", "text": "more"})
+            notes.append((await waits)["code"])
         waits.cancel()
 
     async with replica_of(behind(app)) as replica:
         router = RawRouter(replica)
         stream = socket(router)
         assert (await said(router, stream))[-1:] == [last]
+        await turns(5)
         assert notes == [message.get("code", 1000) for message in sends]
 
 

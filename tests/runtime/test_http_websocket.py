@@ -237,6 +237,16 @@ async def test_one_that_goes_on_as_if_nothing_had_been_asked_for_is_broken_off()
         assert c.wire.is_closed
 
 
+@pytest.mark.parametrize("line", [b"POST / HTTP/1.1", b"GET / HTTP/1.0"])
+@in_virtual_time
+async def test_what_cannot_become_a_socket_is_a_request_like_any_other(line: bytes) -> None:
+    async with proxy_before_echo() as cluster:
+        wire = PacedWire(cluster.directory, HTTPOptions())
+        wire.say(line + b"\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n\r\n")
+        await wire.read()
+        assert heard == [("http", "/", "")]
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [(b"", b"426"), (b"connection: upgrade\r\n", b"400"), (b"connection: upgrade\r\nsec-websocket-key: x\r\n", b"400")],

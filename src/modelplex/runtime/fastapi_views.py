@@ -31,7 +31,7 @@ def bind(app: Any, owner: type) -> None:
         changed = [_bind_route(route, methods, app) for route in routes]
         if any(changed) and hasattr(router, "_mark_routes_changed"):
             router._mark_routes_changed()  # newer routers that include it keep copies
-    app.openapi_schema = None
+    app.openapi_schema = None  # older ones keep it
 
 
 async def replica_object() -> Any:

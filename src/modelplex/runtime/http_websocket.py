@@ -52,7 +52,7 @@ class WebSocket(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         handshake = ServerProtocol(extensions=[_DEFLATE], logger=_quiet)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in http.headers]
-        request = Request(http.raw_path.decode("ascii"), HandshakeHeaders(headers), http.method)
+        request = Request(http.raw_path.decode("ascii"), HandshakeHeaders(headers))
         self._response = handshake.accept(request)
         self._protocol = ServerProtocol(state=State.OPEN, max_size=MESSAGE_BYTES_MAX, logger=_quiet)
         self._protocol.extensions = handshake.extensions

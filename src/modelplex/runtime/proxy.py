@@ -140,7 +140,7 @@ class _Request:
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
         self._count(self._http.body)
-        if self._told.get(UPGRADE_HEADER, b"").lower() == b"websocket" and not self._shake_hands():
+        if UPGRADE_HEADER in self._told and not self._shake_hands():
             return
         begin = Begin(
             stream=0,
@@ -160,13 +160,16 @@ class _Request:
             self._start(self._send_when_met(begin, router))
 
     def _shake_hands(self) -> bool:
-        """Prepare for a WebSocket, which begins when the app accepts it; False if the request does not ask for one."""
+        """Prepare for a WebSocket if one is asked for; the app has yet to accept it. False if that was no handshake."""
+        http = self._http
+        if self._told[UPGRADE_HEADER].lower() != b"websocket" or http.method != "GET" or http.http_version != "1.1":
+            return True  # which may be ignored
         try:
             from modelplex.runtime.http_websocket import WebSocket
         except ModuleNotFoundError:
             self.respond(501, [(b"content-type", b"text/plain")], b"WebSockets need: pip install modelplex[websockets]")
             return False
-        socket = WebSocket(self._http)
+        socket = WebSocket(http)
         if socket.refusal is not None:
             self.respond(*socket.refusal)
             return False
@@ -206,6 +209,8 @@ class _Request:
         except ValueError as error:  # a header of the user's that would split the answer
             log.error("Request %s has an answer that cannot be sent: %s", self._request_id, error)
             self.fail(errors.UserCodeError(str(error)))
+        except ConnectionResetError:
+            self._end()
         except Exception:  # noqa: BLE001 - a fault of ours must not leave the client waiting
             self._break_off()
 
