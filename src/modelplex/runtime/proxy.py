@@ -18,7 +18,7 @@ from modelplex.runtime.directory import Directory
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Incoming, Upload
-from modelplex.wire import websocket
+from modelplex.runtime.upgrades import APP_END_TIMEOUT_S, close_failed, websocket_of
 from modelplex.wire.messages import Answer, AppInfo, Begin, HTTPHead
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ _NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, LENGT
 _NAMES |= {
     b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
 }
-
-# For an app to end once it has been told that its client has closed a WebSocket.
-SOCKET_END_TIMEOUT_S = 5.0
 
 # A client's own request id is kept if it can stand in a header and a log line as it is.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -140,8 +137,12 @@ class _Request:
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
         self._count(self._http.body)
-        if UPGRADE_HEADER in self._told and not self._shake_hands():
-            return
+        if (upgrade := self._told.get(UPGRADE_HEADER)) is not None:
+            asked_for = websocket_of(self._http, upgrade)
+            if isinstance(asked_for, tuple):
+                self.respond(*asked_for)
+                return
+            self._socket = asked_for
         begin = Begin(
             stream=0,
             request_id=self._request_id,
@@ -158,23 +159,6 @@ class _Request:
             self._send(begin, router)
         else:
             self._start(self._send_when_met(begin, router))
-
-    def _shake_hands(self) -> bool:
-        """Prepare for a WebSocket if one is asked for; the app has yet to accept it. False if that was no handshake."""
-        http = self._http
-        if self._told[UPGRADE_HEADER].lower() != b"websocket" or http.method != "GET" or http.http_version != "1.1":
-            return True  # which may be ignored
-        try:
-            from modelplex.runtime.http_websocket import WebSocket
-        except ModuleNotFoundError:
-            self.respond(501, [(b"content-type", b"text/plain")], b"WebSockets need: pip install modelplex[websockets]")
-            return False
-        socket = WebSocket(http)
-        if socket.refusal is not None:
-            self.respond(*socket.refusal)
-            return False
-        self._socket = socket
-        return True
 
     async def _send_when_met(self, begin: Begin, router: DeploymentRouter) -> None:
         await router.met()
@@ -260,7 +244,7 @@ class _Request:
     def _lose_socket(self) -> None:
         """The client has left. If it had said so, the app has been told, and may end by itself."""
         if self._socket is not None and self._socket.is_closed:
-            self._timer = self._loop.call_later(SOCKET_END_TIMEOUT_S, self._end)
+            self._timer = self._loop.call_later(APP_END_TIMEOUT_S, self._end)
         else:
             self._end()
 
@@ -282,8 +266,7 @@ class _Request:
         """Tell the client what went wrong, or break off an answer that has begun."""
         self._end()
         if self._started and self._socket is not None:
-            lost = isinstance(error, (errors.ReplicaLostError, errors.DeploymentUnavailableError))
-            self._socket.close(websocket.RESTART if lost else websocket.INTERNAL_ERROR)
+            close_failed(self._socket, error)
             return
         if self._started or isinstance(error, errors.RequestCancelledError):
             self._http.abort()  # which is all that can still be said
