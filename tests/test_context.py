@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, cast
@@ -23,6 +23,9 @@ class FakeReplica:
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return nullcontext(model_id)
+
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
+        return call()
 
 
 @pytest.fixture(autouse=True)

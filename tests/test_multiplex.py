@@ -31,6 +31,9 @@ class FakeReplica:
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return nullcontext((loader.name, owner, model_id))
 
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
+        return call()
+
 
 @pytest.fixture
 def _in_replica() -> Iterator[None]:

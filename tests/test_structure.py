@@ -15,7 +15,7 @@ ROOMS = [
     {"wire", "config", "status"},
     {"context", "config_file"},
     {"response", "metrics"},
-    {"multiplex", "handle", "batching"},
+    {"multiplex", "handle", "batching", "ingress"},
     {"deployment", "observe"},
     {"applications"},
     {"runtime"},
@@ -135,6 +135,9 @@ def test_the_public_door_opens_without_the_heavy_things() -> None:
 
     code = "import sys; import modelplex.serve; print(' '.join(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"uvicorn", "uvloop", "httptools", "numpy", "torch", "pydantic", "typer", "rich", "msgspec"}
+    heavy = {"uvicorn", "uvloop", "httptools", "numpy", "torch", "pydantic", "typer", "rich", "msgspec"} | {
+        "fastapi",
+        "websockets",
+    }
     assert not heavy & set(printed)
     assert not [module for module in printed if module.startswith("modelplex.runtime")]

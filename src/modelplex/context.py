@@ -86,6 +86,9 @@ class ReplicaScope(Protocol):
     def lease_model(self, loader: Any, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         """The same, leased for the time of a block."""
 
+    def in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        """Run a plain call of a request in a thread. A cancellation takes effect when it has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

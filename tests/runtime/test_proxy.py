@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -23,6 +23,10 @@ GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 
 class Point(pydantic.BaseModel):
     x: int
+
+
+async def one_part() -> AsyncIterator[str]:
+    yield "all"
 
 
 @serve.deployment
@@ -47,6 +51,8 @@ class Everything:
                 answer = JSONResponse({"teapot": True}, status_code=418, headers={"x-kind": "short"})
             case "stream":
                 answer = StreamingResponse(iter(["one ", "two"]), media_type="text/x-count")
+            case "one-part":
+                answer = one_part()
             case "fail":
                 raise KeyError("secret")
             case "sleep":
@@ -107,6 +113,26 @@ def test_a_starlette_response_is_sent_as_it_is() -> None:
         assert (streamed.text, streamed.headers["content-type"]) == ("one two", "text/x-count; charset=utf-8")
 
     with_client(check)
+
+
+def test_a_stream_of_one_part_ends_and_the_connection_can_be_used_again() -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        for _ in range(2):
+            async with asyncio.timeout(1000):
+                assert (await client.get("/one-part")).text == "all"
+
+    with_client(check)
+
+
+@pytest.mark.parametrize(("prefix", "root_path"), [("/", ""), ("/pre", ""), ("/", "/out"), ("/pre", "/out/ö")])
+def test_user_code_sees_the_path_that_its_client_sees(prefix: str, root_path: str) -> None:
+    inside = "" if prefix == "/" else prefix
+
+    async def check(client: httpx.AsyncClient) -> None:
+        where = (await client.get(f"{inside}/where", headers={"x-mine": "a"})).json()
+        assert where[:2] == [root_path + inside, f"{root_path}{inside}/where"]
+
+    with_client(check, prefix=prefix, root_path=root_path)
 
 
 @pytest.mark.parametrize("path", ["fail", "strange"])

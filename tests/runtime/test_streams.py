@@ -539,6 +539,19 @@ async def test_a_body_past_the_limit_cannot_be_sent_again_and_is_not_kept() -> N
     assert kept[-1] <= WINDOW_BYTES + 2 * CHUNK_BYTES
 
 
+async def test_what_was_sent_is_not_kept_once_nothing_can_be_sent_again(wire: Wire) -> None:
+    upload = Upload(b"", more=True)
+    upload.begin(wire.outgoing)
+    upload.settle()
+    for _ in range(100):
+        await soon(upload.write(b"message", more=True))
+        await settle()
+        assert sum(map(len, upload._chunks)) <= len(b"message")
+    assert wire.data == 100 * b"message"
+    assert not upload.replayable
+    upload.stop()
+
+
 async def test_a_body_that_was_there_from_the_start_can_always_be_sent_again(wire: Wire) -> None:
     upload = Upload(some_bytes(2 * REPLAY_BYTES_MAX), more=False)
     wire.outgoing.credit(2 * REPLAY_BYTES_MAX)

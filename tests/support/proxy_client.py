@@ -27,6 +27,7 @@ class Wire(asyncio.Transport):
     def __init__(self, directory: Directory, options: HTTPOptions) -> None:
         super().__init__()
         self.connection = HTTPConnection(Proxy(directory, options), Nobody(), options.keep_alive_timeout_s)
+        self.protocol: asyncio.BaseProtocol = self.connection
         self.is_closed = False
         self._loop = asyncio.get_running_loop()
         self._sent: asyncio.Queue[bytes] = asyncio.Queue()
@@ -36,7 +37,8 @@ class Wire(asyncio.Transport):
 
     def say(self, data: bytes) -> None:
         if not self.is_closed:
-            self.connection.data_received(data)
+            assert isinstance(self.protocol, asyncio.Protocol)
+            self.protocol.data_received(data)
 
     async def read(self) -> bytes:
         """The next bytes of the answer; none at the end of the connection."""
@@ -58,7 +60,7 @@ class Wire(asyncio.Transport):
         if not self.is_closed:
             self.is_closed = True
             self._sent.put_nowait(b"")
-            self._loop.call_soon(self.connection.connection_lost, None)
+            self._loop.call_soon(lambda: self.protocol.connection_lost(None))
 
     abort = close
 
@@ -73,6 +75,9 @@ class Wire(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 8000)}.get(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -81,11 +81,12 @@ class RawRouter:
         model_id: str = "",
         headers: Iterable[tuple[bytes, bytes]] = (),
         query: bytes = b"",
+        scheme: str = "http",
     ) -> int:
         """Begin an HTTP request, as a proxy does; answers its stream."""
         stream = next(self._streams)
         head = messages.HTTPHead(
-            method, path, path.encode(), query, "", "http", "1.1", list(headers), ("1.2.3.4", 5), ("5.6.7.8", 80)
+            method, path, path.encode(), query, "", scheme, "1.1", list(headers), ("1.2.3.4", 5), ("5.6.7.8", 80)
         )
         self.say(_begin(stream, "__call__", model_id, more=more, http=head), body)
         return stream

@@ -61,6 +61,12 @@ EXAMPLES: list[Message] = [
     ),
     messages.Stop(20.0),
     messages.Ready("/run/a"),
+    messages.Reconfigure(7, b'{"threshold": 0.5}'),
+    messages.CheckHealth(8),
+    messages.Done(7, "ValueError: too high"),
+    messages.Load(1.5, {"shop-17": 3}, [("shop-17", 0.8)], -1),
+    messages.Waiting("default", "Model", 4),
+    messages.Register("replica", "default_Model#a", "/run/a", "default", "Model", "v1", True, {"0": 0.5}, 99),
     messages.StartFailed("Traceback (most recent call last): …"),
     messages.Leaks(3 * 2**30, [("m1", 2 * 2**30), ("m2", 2**30)]),
 ]

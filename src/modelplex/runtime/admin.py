@@ -4,7 +4,7 @@
 |---|---|
 | `GET /v1/status` | what runs, and how it is (`status.ServeStatus`) |
 | `GET /v1/config` | what configuration files have been deployed, as one |
-| `PUT /v1/config` | `{"config": …, "app_dir": …}`: have this run; answers when it does, or 202 at once with `?wait=false` |
+| `PUT /v1/config` | `{"config": …, "app_dir": …}`: have this run; answers when it does, or at once if `?wait=false` |
 | `DELETE /v1/applications/NAME` | stop an application |
 | `POST /v1/shutdown` | stop everything |
 

@@ -1,4 +1,4 @@
-"""Where processes come to a controller that it did not start: those of an earlier one, and callers in other programs."""
+"""Where processes come that a controller did not start: those of an earlier one, and callers in other programs."""
 
 import asyncio
 import contextlib
@@ -134,7 +134,12 @@ class ControlServer:
 
     async def _take_greeting(self, sock: socket.socket) -> None:
         readable: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+
+        def is_readable() -> None:
+            if not readable.done():
+                readable.set_result(None)
+
+        self._loop.add_reader(sock, is_readable)
         try:
             await readable
         finally:

@@ -43,6 +43,13 @@ class Owner(Protocol):
     def closed(self, connection: "HTTPConnection") -> None: ...
 
 
+class Upgraded(Protocol):
+    """What has taken over a connection. It passes on `connection_lost`, `pause_writing` and `resume_writing`."""
+
+    def stop(self) -> None:
+        """The server stops."""
+
+
 class HTTPConnection(asyncio.Protocol):
     """The server's end of a connection.
 
@@ -70,6 +77,7 @@ class HTTPConnection(asyncio.Protocol):
         self._dropped_bytes = 0
         self._paused = False
         self._waiting_since = 0.0  # for a request, or for the rest of a head
+        self._upgraded: Upgraded | None = None
         self.stopping = False
 
     # asyncio.Protocol
@@ -172,6 +180,18 @@ class HTTPConnection(asyncio.Protocol):
         if self._paused:
             self._pace()
 
+    def upgrade(self, exchange: HTTPExchange, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Leave the connection to another protocol (an `Upgraded`). Raises ConnectionResetError if that cannot be."""
+        if exchange.lost or self._refusal is not None or self._queue:
+            self.break_off(exchange)
+            raise ConnectionResetError("There is no connection to be upgraded.")
+        exchange.begun = True
+        self._upgraded = cast(Upgraded, protocol)
+        self._transport.set_protocol(protocol)
+        if self.stopping:
+            self._loop.call_soon(self._upgraded.stop)
+        return self._transport
+
     def break_off(self, exchange: HTTPExchange) -> None:
         exchange.lost = True
         self._deaf = True
@@ -182,6 +202,8 @@ class HTTPConnection(asyncio.Protocol):
     def stop(self) -> None:
         """Close the connection when the request that runs has been answered, or the next one if it is on its way."""
         self.stopping = True
+        if self._upgraded is not None:
+            self._upgraded.stop()
         self._loop.call_later(LINGER_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:

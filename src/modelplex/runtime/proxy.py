@@ -7,7 +7,8 @@ import logging
 import math
 import re
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from modelplex import errors
 from modelplex.config import HTTPOptions, check_model_id
@@ -17,7 +18,11 @@ from modelplex.runtime.directory import Directory
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Incoming, Upload
+from modelplex.runtime.upgrades import APP_END_TIMEOUT_S, close_failed, websocket_of
 from modelplex.wire.messages import Answer, AppInfo, Begin, HTTPHead
+
+if TYPE_CHECKING:
+    from modelplex.runtime.http_websocket import WebSocket
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +30,13 @@ REQUEST_ID_HEADER = b"x-request-id"
 MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 LENGTH_HEADER = b"content-length"
+UPGRADE_HEADER = b"upgrade"
 MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 
 # The headers that are read here, by the names that they may have: the model's with hyphens for underscores, too.
-_NAMES = {name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, TIMEOUT_HEADER, LENGTH_HEADER)}
+_NAMES = {
+    name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, TIMEOUT_HEADER, LENGTH_HEADER, UPGRADE_HEADER)
+}
 _NAMES |= {
     b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
 }
@@ -100,8 +108,10 @@ class _Request:
         "_options",
         "_request_id",
         "_router",
+        "_socket",
         "_started",
         "_tasks",
+        "_timer",
         "_told",
     )
 
@@ -117,6 +127,8 @@ class _Request:
         self._request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
         self._router: DeploymentRouter | None = None
         self._exchange: Exchange | None = None
+        self._socket: WebSocket | None = None
+        self._timer: asyncio.TimerHandle | None = None  # for an app whose client has left
         self._tasks: list[asyncio.Task[None]] = []
         self._hears = False  # the client, who is to send more of the body
         self._started = False
@@ -130,6 +142,12 @@ class _Request:
         if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
             raise self._too_large()
         self._count(self._http.body)
+        if (upgrade := self._told.get(UPGRADE_HEADER)) is not None:
+            asked_for = websocket_of(self._http, upgrade)
+            if isinstance(asked_for, tuple):
+                self.respond(*asked_for)
+                return
+            self._socket = asked_for
         begin = Begin(
             stream=0,
             request_id=self._request_id,
@@ -138,12 +156,14 @@ class _Request:
             method_name="__call__",
             model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
             more=False,
-            http=_http_head(self._http, app),
+            http=_http_head(self._http, app, self._options.root_path, is_websocket=self._socket is not None),
             max_cold_wait_s=_seconds(MAX_COLD_WAIT_HEADER, self._told),
         )
         timeout_s = _seconds(TIMEOUT_HEADER, self._told, above_0=True)
         if timeout_s is None:
             timeout_s = self._options.request_timeout_s
+        if self._socket is not None:
+            timeout_s = None  # a WebSocket lasts as long as its two ends want
         self._http.on_lost = self._end
         if router.has_met:
             self._send(begin, router, timeout_s)
@@ -157,8 +177,9 @@ class _Request:
     def _send(self, begin: Begin, router: DeploymentRouter, timeout_s: float | None) -> None:
         http = self._http
         self._router = router
-        self._exchange = router.begin(begin, Upload(http.body, more=http.more), timeout_s, self._answered)
-        if http.more:
+        upload = Upload(http.body, more=http.more) if self._socket is None else Upload(b"", more=True)
+        self._exchange = router.begin(begin, upload, timeout_s, self._answered)
+        if http.more and self._socket is None:
             self._start(self._upload(self._exchange))
 
     async def _upload(self, exchange: Exchange) -> None:
@@ -182,6 +203,8 @@ class _Request:
         except ValueError as error:  # a header of the user's that would split the answer
             log.error("Request %s has an answer that cannot be sent: %s", self._request_id, error)
             self.fail(errors.UserCodeError(str(error)))
+        except ConnectionResetError:
+            self._end()
         except Exception:  # noqa: BLE001 - a fault of ours must not leave the client waiting
             self._break_off()
 
@@ -201,6 +224,9 @@ class _Request:
         ]
         if answer.start:
             headers.append((b"x-modelplex-model", answer.start.encode()))
+        if self._socket is not None and answer.status == 101:
+            self._open(self._socket, headers, exchange, exchange.body)
+            return
         first = exchange.body.read_nowait()
         more = not exchange.body.exhausted
         self._http.respond(answer.status, headers, first, more=more)
@@ -210,12 +236,34 @@ class _Request:
         else:
             self._end()
 
+    def _open(self, socket: "WebSocket", headers: Headers, exchange: Exchange, body: Incoming) -> None:
+        """The app has accepted a WebSocket."""
+        socket.open(headers)
+        self._started = True
+        self._http.on_lost = self._lose_socket
+        exchange.upload.settle()
+        self._start(socket.to_app(exchange.upload))
+        self._start(self._to_client(socket, body))
+
+    async def _to_client(self, socket: "WebSocket", body: Incoming) -> None:
+        await socket.to_client(body)
+        self._end()
+
+    def _lose_socket(self) -> None:
+        """The client has left. If it had said so, the app has been told, and may end by itself."""
+        if self._socket is not None and self._socket.is_closed:
+            self._timer = self._loop.call_later(APP_END_TIMEOUT_S, self._end)
+        else:
+            self._end()
+
     async def _pass_on(self, body: Incoming) -> None:
         """The rest of the answer, as fast as the client takes it."""
-        while not body.exhausted:
+        more = True  # even if an end without bytes has come by now
+        while more:
             await self._http.drain()
             data = await body.read()
-            self._http.write(data, more=not body.exhausted)
+            more = not body.exhausted
+            self._http.write(data, more=more)
         self._end()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
@@ -225,6 +273,9 @@ class _Request:
     def fail(self, error: errors.ModelplexError) -> None:
         """Tell the client what went wrong, or break off an answer that has begun."""
         self._end()
+        if self._started and self._socket is not None:
+            close_failed(self._socket, error)
+            return
         if self._started or isinstance(error, errors.RequestCancelledError):
             self._http.abort()  # which is all that can still be said
             return
@@ -247,6 +298,8 @@ class _Request:
             return
         self._ended = True
         self._http.on_lost = None  # or the two would hold each other until the garbage collector comes
+        if self._timer is not None:
+            self._timer.cancel()
         if self._tasks:
             current = asyncio.current_task()
             for task in self._tasks:
@@ -294,15 +347,18 @@ def _seconds(header: bytes, told: dict[bytes, bytes], *, above_0: bool = False) 
     return seconds
 
 
-def _http_head(http: HTTPExchange, app: AppInfo) -> HTTPHead:
-    prefix = app.route_prefix or "/"
+def _http_head(http: HTTPExchange, app: AppInfo, root_path: str, *, is_websocket: bool) -> HTTPHead:
+    prefix = "" if app.route_prefix in (None, "/") else str(app.route_prefix)
+    path, raw_path, scheme = http.path, http.raw_path, http.scheme
+    if root_path:  # ASGI's path has it, although a server in front has taken it off
+        path, raw_path = root_path + path, quote(root_path).encode() + raw_path
     return HTTPHead(
         method=http.method,
-        path=http.path,
-        raw_path=http.raw_path,
+        path=path,
+        raw_path=raw_path,
         query_string=http.query_string,
-        root_path="" if prefix == "/" else prefix,
-        scheme=http.scheme,
+        root_path=root_path + prefix,
+        scheme=scheme.replace("http", "ws") if is_websocket else scheme,
         http_version=http.http_version,
         headers=http.headers,
         client=http.client,

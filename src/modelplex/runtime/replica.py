@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -11,8 +11,9 @@ from typing import Any
 from modelplex import config, context, errors
 from modelplex.config import DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
+from modelplex.ingress import ingress_of
 from modelplex.multiplex import Loader, loaders_of
-from modelplex.runtime import payload
+from modelplex.runtime import hosted_app, payload
 from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
@@ -99,6 +100,10 @@ class Replica:
         async with asyncio.timeout(spec.config.health_check_timeout_s):
             await self.servable.check_health()
         await self._models.start()
+        cls = type(self.servable.instance)
+        if (ingress := ingress_of(cls)) is not None:
+            self.servable.app = await hosted_app.build(ingress, cls)
+            await self.servable.app.start()
         await self._models.warm(spec.models, config.WARM_UP_S)
 
     def _model_host(self, loader: Loader, owner: object) -> ModelHost:
@@ -117,6 +122,8 @@ class Replica:
                 serving.cancel(task)
             await asyncio.wait([task for _, task in running], timeout=max(timeout_s, CANCEL_AGAIN_S))
         self.watchers.close()
+        if self.servable.app is not None:
+            await self.servable.app.stop()
         try:
             await self.servable.destroy()
         except Exception as error:  # the user's destructor may raise anything
@@ -134,6 +141,9 @@ class Replica:
 
     def lease_model(self, loader: Loader, owner: object, model_id: str) -> AbstractAsyncContextManager[Any]:
         return self._models.get(loader, owner).lease(check_model_id(model_id), context.request())
+
+    def in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        return self.servable.in_thread(call)
 
     # What the controller is told (upkeep.Subject)
 

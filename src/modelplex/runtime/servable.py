@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelplex.runtime.destroy import destroy
+from modelplex.runtime.hosted_app import HostedApp
 from modelplex.runtime.threads import in_thread
 
 _END = object()
@@ -50,10 +51,14 @@ class Servable:
     Args:
         instance: the user's object or function.
         threads_max: plain functions that run at a time, besides those that are broadcast.
+
+    Attributes:
+        app: the ASGI app that answers HTTP requests and WebSockets in its place, if there is one.
     """
 
     def __init__(self, instance: Any, threads_max: int) -> None:
         self.instance = instance
+        self.app: HostedApp | None = None
         self._is_function = inspect.isroutine(instance)
         self._kinds: dict[str, _Kind] = {}
         self._threads = ThreadPoolExecutor(threads_max + BROADCAST_THREADS, thread_name_prefix="modelplex-call")
@@ -80,6 +85,11 @@ class Servable:
         found: Callable[..., Any] | None = self.instance if plain else getattr(self.instance, name, None)
         if callable(found):
             return found
+        if self.app is not None and name == "__call__":
+            raise AttributeError(
+                "The deployment's ASGI app answers its HTTP requests, and there is no __call__: call a method by its "
+                "name, as handle.name.remote()."
+            )
         has = [n for n in dir(self.instance) if not n.startswith("_") and callable(getattr(self.instance, n, None))]
         raise AttributeError(
             f"The deployment has no method {name!r}; it has {', '.join(has) or 'none to call by name'}."
@@ -103,8 +113,12 @@ class Servable:
             return await method(*args, **kwargs)
         if kind.is_generator:
             return method(*args, **kwargs)
-        result = await in_thread(self._threads, lambda: method(*args, **kwargs))
+        result = await self.in_thread(lambda: method(*args, **kwargs))
         return await result if inspect.isawaitable(result) else result
+
+    def in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        """Run a plain call in one of the threads; see `threads.in_thread`."""
+        return in_thread(self._threads, call)
 
     def _kind(self, name: str, method: Callable[..., Any]) -> "_Kind":
         """To find it out costs more than to route a request, so it is done once for each function."""

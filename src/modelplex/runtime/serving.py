@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.websockets import WebSocketDisconnect
 
 from modelplex import context, errors
 from modelplex.context import RequestContext
 from modelplex.core.cache import Start
 from modelplex.observe.logs import FrequentLine
-from modelplex.runtime import payload
+from modelplex.runtime import asgi, payload
 from modelplex.runtime.answers import Headers, encode
 from modelplex.runtime.link import Link
 from modelplex.runtime.servable import Servable
@@ -30,6 +31,9 @@ _log_start = FrequentLine(log)
 _log_end = FrequentLine(log)
 
 _NOTHING = object()
+
+# What apps raise that are told that their client has left.
+_LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
 
 
 class Host(Protocol):
@@ -69,19 +73,17 @@ class Serving:
     """
 
     __slots__ = (
-        "_answered",
+        "_app",
         "_begin",
-        "_body",
-        "_body_read",
         "_context",
         "_ended",
-        "_has_background",
         "_host",
-        "_incoming",
         "_outgoing",
         "_running",
-        "_start",
+        "answered",
         "began",
+        "body",
+        "incoming",
         "link",
         "model_id",
         "stream",
@@ -93,12 +95,12 @@ class Serving:
         self.model_id = begin.model_id
         self.link = link
         self._host = host
-        self._body = body
-        self._incoming: Incoming | None = None
+        self.body = body
+        self.incoming: Incoming | None = None
         self._outgoing: Outgoing | None = None
         if begin.more:
-            self._incoming = Incoming(lambda size: link.send(messages.Credit(begin.stream, size)))
-            self._incoming.feed(body, more=True)
+            self.incoming = Incoming(lambda size: link.send(messages.Credit(begin.stream, size)))
+            self.incoming.feed(body, more=True)
         self._context = RequestContext(
             begin.request_id,
             begin.app_name,
@@ -114,10 +116,8 @@ class Serving:
             self._context.deadline = asyncio.get_running_loop().time() + begin.timeout_s
         self.began = time.perf_counter()
         self._running = False
-        self._answered = False
-        self._body_read = False
-        self._has_background = False
-        self._start: Any = None
+        self.answered = False
+        self._app: asgi.Conversation | None = None
         self._ended = False
 
     @property
@@ -127,8 +127,8 @@ class Serving:
 
     def feed(self, data: bytes, *, more: bool) -> None:
         """A further part of the request's body has come."""
-        if self._incoming is not None:
-            self._incoming.feed(data, more=more)
+        if self.incoming is not None:
+            self.incoming.feed(data, more=more)
 
     def credit(self, size_bytes: int) -> None:
         """So much more of the answer's body may be sent."""
@@ -139,7 +139,8 @@ class Serving:
         """Nobody wants the answer any more. `task` is what `run` runs in."""
         if self._outgoing is not None:
             self._outgoing.close()
-        task.cancel()
+        if self._app is None or not self._app.leave(task.cancel):
+            task.cancel()
         if not self._running:  # nor will it
             self._over(ok=False)
 
@@ -152,7 +153,7 @@ class Serving:
         outcome = "ERROR"
         try:
             await (self._call() if self._begin.http is None else self._answer_http(self._begin.http))
-            outcome = "OK"
+            outcome = "OK" if self._app is None or not self._app.is_cancelled else "CANCELLED"
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -199,7 +200,7 @@ class Serving:
         )
 
     async def _call(self) -> None:
-        body = self._body if self._incoming is None else await self._incoming.read_all()
+        body = self.body if self.incoming is None else await self.incoming.read_all()
         args, kwargs = payload.loads(body)
         name = self._begin.method_name
         value = await self._host.servable.call(name, *args, **kwargs)
@@ -213,15 +214,23 @@ class Serving:
             raise TypeError(f"{name} is no generator: call it without stream=True.")
         data = payload.dumps(value)
         self.end()
-        await self._answer(200, [], data)
+        await self.answer(200, [], data)
 
     async def _answer_http(self, head: messages.HTTPHead) -> None:
-        scope = _asgi_scope(head)
-        value = await self._host.servable.call_http(Request(scope, self._receive))
+        servable = self._host.servable
+        if servable.app is not None:
+            await self._serve_app(servable.app, head)
+            return
+        if head.scheme in asgi.WEBSOCKET_SCHEMES:
+            self.end()
+            await self.answer(400, asgi.TEXT, asgi.NO_WEBSOCKET)
+            return
+        scope, conversation = asgi.http_scope(head), asgi.HTTPConversation(self)
+        value = await servable.call_http(Request(scope, conversation.receive))
         if isinstance(value, Response):
-            self._has_background = value.background is not None
+            conversation.frees = value.background is None
             try:
-                await value(scope, self._receive, self._send)
+                await value(scope, conversation.receive, conversation.send)
             finally:
                 if isinstance(value, StreamingResponse) and inspect.isasyncgen(value.body_iterator):
                     await value.body_iterator.aclose()  # or Python would, some time after the models are given back
@@ -230,15 +239,35 @@ class Serving:
         else:
             headers, body = encode(value)
             self.end()
-            await self._answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
+            await self.answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
 
-    async def _answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
+    async def _serve_app(self, app: asgi.App, head: messages.HTTPHead) -> None:
+        if head.scheme in asgi.WEBSOCKET_SCHEMES:
+            scope = asgi.websocket_scope(head)
+            self._app = asgi.WebSocketConversation(self)
+        else:
+            scope = asgi.http_scope(head)
+            self._app = asgi.HTTPConversation(self)
+        try:
+            await self._converse(app, scope, self._app)
+        finally:
+            self._app.over()
+
+    async def _converse(self, app: asgi.App, scope: asgi.Scope, conversation: asgi.Conversation) -> None:
+        try:
+            await app(scope, conversation.receive, conversation.send)
+        except _LEFT:
+            if not conversation.is_left:
+                raise
+        await conversation.finish()
+
+    async def answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
         """The head of the answer and the first, or only, part of its body."""
         part, rest = body, memoryview(b"")
         if more or len(body) > CHUNK_BYTES:
             part = self._out.first(body)
             rest = memoryview(body)[len(part) :]
-        self._answered = True
+        self.answered = True
         self.link.send(
             Answer(
                 stream=self.stream,
@@ -255,17 +284,21 @@ class Serving:
             part,
         )
         if len(rest):
-            await self._out.write(rest, last=not more)
+            await self.write(rest, last=not more)
 
     async def _stream(self, generator: Any, headers: Headers, encode_part: Callable[[Any], bytes]) -> None:
         async with contextlib.aclosing(self._host.servable.parts(generator)) as parts:
             # What fails before the first part can still be told by the status.
             first = await anext(parts, _NOTHING)
-            await self._answer(200, headers, b"" if first is _NOTHING else encode_part(first), more=True)
+            await self.answer(200, headers, b"" if first is _NOTHING else encode_part(first), more=True)
             async for part in parts:
-                await self._out.write(encode_part(part))
+                await self.write(encode_part(part))
         self.end(answered=False)  # the last chunk of an answer does not tell
-        await self._out.write(b"", last=True)
+        await self.write(b"", last=True)
+
+    async def write(self, data: bytes | memoryview, *, last: bool = False) -> None:
+        """Go on with the answer, as fast as the client takes it."""
+        await self._out.write(data, last=last)
 
     @property
     def _out(self) -> Outgoing:
@@ -273,31 +306,6 @@ class Serving:
             link, stream = self.link, self.stream
             self._outgoing = Outgoing(lambda data, more: link.send(messages.Chunk(stream, more), data))
         return self._outgoing
-
-    # The ASGI side of a Starlette Request and Response
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._body_read:
-            # What remains to be told is that the client has left, and then this task is cancelled.
-            await asyncio.get_running_loop().create_future()
-        if self._incoming is None:
-            data, self._body_read = self._body, True
-        else:
-            data = await self._incoming.read()
-            self._body_read = self._incoming.exhausted
-        return {"type": "http.request", "body": data, "more_body": not self._body_read}
-
-    async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        body, more = message.get("body", b""), message.get("more_body", False)
-        if not more and not self._has_background:
-            self.end(answered=not self._answered)
-        if not self._answered:
-            await self._answer(self._start["status"], list(self._start.get("headers", [])), body, more=more)
-        else:
-            await self._out.write(body, last=not more)
 
     def _fail_user_code(self, error: BaseException) -> None:
         words = _words(error)
@@ -312,24 +320,6 @@ class Serving:
         data = data if len(data) <= CHUNK_BYTES else b""
         text = message.encode("utf-8", "backslashreplace").decode()  # an exception's text may have lone surrogates
         self.link.send(Fail(self.stream, name, text, retry_after_s, self._host.ongoing), data)
-
-
-def _asgi_scope(head: messages.HTTPHead) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "extensions": {},
-        "method": head.method,
-        "path": head.path,
-        "raw_path": head.raw_path,
-        "query_string": head.query_string,
-        "root_path": head.root_path,
-        "scheme": head.scheme,
-        "http_version": head.http_version,
-        "headers": head.headers,
-        "client": head.client,
-        "server": head.server,
-    }
 
 
 def _words(error: BaseException) -> str:

@@ -209,6 +209,10 @@ class Upload:
                 self._next += 1
                 self._changed.set()
 
+    def settle(self) -> None:
+        """The answer has begun, so nothing will be sent again: what has been sent need not be kept."""
+        self._sent_bytes = REPLAY_BYTES_MAX + 1
+
     def stop(self) -> None:
         """Stop sending; `begin` may start over."""
         if self._pump is not None:

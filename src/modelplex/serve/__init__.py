@@ -11,6 +11,7 @@ from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_repl
 from modelplex.deployment import Application, Deployment, deployment
 from modelplex.errors import ModelplexError as _ModelplexError
 from modelplex.handle import DeploymentHandle
+from modelplex.ingress import ingress
 from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
 from modelplex.serve import metrics
@@ -32,6 +33,7 @@ __all__ = [
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "ingress",
     "lease",
     "metrics",
     "multiplexed",
