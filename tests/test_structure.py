@@ -21,9 +21,12 @@ ROOMS = [
     {"runtime"},
     {"engines", "sim"},
     {"in_process_http", "build"},
+    {"home", "follower"},
+    {"admin_client"},
+    {"system"},
     {"driver", "testing", "recorder"},
     {"serve"},
-    {"demo", "reload", "cli_config"},
+    {"demo", "reload", "cli_config", "cli_system"},
     {"cli", "pytest_plugin"},
 ]
 

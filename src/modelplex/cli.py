@@ -1,8 +1,8 @@
 """The command `modelplex`: thin verbs over the public interface.
 
 Exit codes: 0 all went well, also when Ctrl-C or SIGTERM ended it; 1 the application could not be served or recorded, or
-was interrupted before it was, or no plan meets its target; 2 the command line is wrong; 130 Ctrl-C ended a plan,
-or a second one everything else at once.
+was interrupted before it was, or no plan meets its target; 2 the command line or a configuration file is wrong;
+3 nothing runs that could be asked; 130 Ctrl-C ended a plan, or a second one everything else at once.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelplex import __version__, cli_config, config, driver, errors, serve
+from modelplex import __version__, cli_config, cli_system, config, driver, errors, serve
+from modelplex.admin_client import NothingRunsError
 from modelplex.applications import import_application
 from modelplex.reload import end_with_parent, run_reloading
 
@@ -56,7 +57,9 @@ def root(
 def run(
     import_path: Annotated[
         str,
-        typer.Argument(help="The application, as module:name: what .bind() returned, or a function that builds it."),
+        typer.Argument(
+            help="The application, as module:name: what .bind() returned, or a function that builds it. Or a *.yaml."
+        ),
     ],
     arguments: Annotated[list[str] | None, typer.Argument(help="What such a function gets, as key=value.")] = None,
     host: Host = _HTTP.host,
@@ -78,6 +81,14 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     end_with_parent()
+    if Path(import_path).suffix in (".yaml", ".yml", ".json"):
+        settings = cli_system.read(Path(import_path), app_dir)
+        running = driver.start("local", cli_system.http_options(settings, host, port, proxies))
+        running.deploy_config(settings, str(app_dir.absolute()))
+        names = ", ".join(app.name for app in settings.applications) or "nothing"
+        typer.echo(f"Served at {running.address}: {names}  (logs: {running.log_dir})")
+        driver.wait_for_signal()
+        return
     # Listening begins before the application is imported: what comes meanwhile waits.
     running = driver.start("local", config.HTTPOptions(host=host, port=port, num_proxies=proxies))
     application = _import_application(import_path, arguments or [], app_dir)
@@ -254,6 +265,7 @@ def _import_application(import_path: str, words: list[str], app_dir: Path) -> se
 
 
 cli_config.register(cli)
+cli_system.register(cli)
 
 
 def main() -> None:
@@ -265,6 +277,12 @@ def main() -> None:
             cli()
         finally:
             driver.shutdown()
+    except errors.ConfigFileError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except NothingRunsError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(3)
     except errors.ModelplexError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)

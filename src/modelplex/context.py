@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from modelplex.config import FOLLOW, load
 from modelplex.errors import NotInReplicaError
 
 if TYPE_CHECKING:
@@ -92,7 +93,10 @@ class ReplicaScope(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a deployment's method by a handle. Its `deadline` is by the clock of the caller's event loop."""
+    """A call of a deployment's method by a handle.
+
+    Its `deadline` is by the clock of the caller's event loop, its `system` the one whose deployment it calls.
+    """
 
     app_name: str
     deployment: str
@@ -104,6 +108,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     deadline: float | None = None
+    system: str = ""
 
 
 class Caller(Protocol):
@@ -129,6 +134,7 @@ class Caller(Protocol):
 _request: ContextVar[RequestContext | None] = ContextVar("modelplex_request", default=None)
 _replica: ContextVar[ReplicaScope | None] = ContextVar("modelplex_replica", default=None)
 _caller: Caller | None = None
+_system = ""
 
 
 def request() -> RequestContext | None:
@@ -154,15 +160,24 @@ def set_replica(value: ReplicaScope | None) -> None:
     _replica.set(value)
 
 
-def caller() -> Caller:
-    if _caller is None:
-        raise NotInReplicaError("Nothing is served by this process: call serve.run first.")
-    return _caller
+def caller(system: str = "") -> Caller:
+    """What calls the deployments of a system, by its control socket; of this process's own unless given."""
+    if _caller is not None and system in ("", _system):
+        return _caller
+    if system:
+        found: Caller = load(FOLLOW)(system)
+        return found
+    raise NotInReplicaError("Nothing is served by this process: call serve.run first.")
 
 
-def set_caller(value: Caller | None) -> None:
-    global _caller
-    _caller = value
+def set_caller(value: Caller | None, system: str = "") -> None:
+    global _caller, _system
+    _caller, _system = value, system
+
+
+def system() -> str:
+    """The control socket of the system that this process belongs to; empty if it has none."""
+    return _system
 
 
 def get_multiplexed_model_id() -> str:

@@ -2,12 +2,10 @@
 
 import asyncio
 import atexit
-import dataclasses
 import functools
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -15,16 +13,18 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelplex import config, context, errors
+from modelplex import config, errors
 from modelplex.config import HTTPOptions
+from modelplex.config_file import SystemConfig
 from modelplex.deployment import Application, flatten
 from modelplex.handle import DeploymentHandle
+from modelplex.home import Home
 from modelplex.observe import logs
+from modelplex.runtime import config_deployer
 from modelplex.runtime.app_spec import AppSpec
-from modelplex.runtime.controller import Controller
-from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine
 from modelplex.status import ServeStatus
+from modelplex.system import System
 
 T = TypeVar("T")
 
@@ -36,31 +36,47 @@ LEFT_TASKS_S = 1.0
 
 
 class Driver:
-    """Runs a controller in a thread, and answers from any other thread.
+    """Runs a system in a thread, and answers from any other thread.
 
     Args:
         engine: a name of `config.ENGINES`.
         http: where to serve HTTP; None for handles alone.
         console: whether replicas log to the console as well as to their files.
-
-    Attributes:
-        processes: the engine itself.
+        home: see `system.System`.
     """
 
-    def __init__(self, engine: str, http: HTTPOptions | None, *, console: bool = True) -> None:
+    def __init__(
+        self, engine: str, http: HTTPOptions | None, *, console: bool = True, home: Home | None = None
+    ) -> None:
         self.engine = engine
         # In one process there are no files to write, and the lines are Python's own logging's to show.
-        self.log_dir = "" if engine == "inline" else _new_log_dir()
-        self.http = http
-        self.listener = None if http is None else _listen(http)
-        self.address = "" if http is None or self.listener is None else _url(http, self.listener)
+        log_dir = "" if engine == "inline" else str(home.folder / "logs") if home is not None else _new_log_dir()
+        self._system = System(engine, http, log_dir, console=console, home=home, shutdown=_shut_down_soon)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
         self._handler: logs.QueueHandler | None = None
-        if self.log_dir:
+        if log_dir:
             self._handler = logs.start("controller", f"controller#{os.getpid()}", logger="modelplex")
-        self._controller, self._directory, self.processes = self._do(self._make(engine, console))
+        try:
+            self._do(self._system.start())
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def address(self) -> str:
+        """The URL that is served; empty if HTTP is not."""
+        return self._system.address
+
+    @property
+    def log_dir(self) -> str:
+        return self._system.log_dir
+
+    @property
+    def processes(self) -> Engine:
+        """What starts them."""
+        return self._system.engine
 
     def deploy(self, application: Application, name: str, route_prefix: str | None) -> DeploymentHandle:
         """Run an application; answers a handle to it when it is ready. See `serve.run`."""
@@ -68,50 +84,38 @@ class Driver:
             raise errors.ModelplexError("The name of an application cannot be empty.")
         config.check_route_prefix(route_prefix)
         spec = AppSpec.of(name, flatten(application, name), route_prefix, pickled=self.engine != "inline")
-        self._do(self._controller.deploy(spec))
+        self._do(self._system.controller.deploy(spec))
         return DeploymentHandle(name, spec.ingress)
 
+    def deploy_config(self, settings: SystemConfig, app_dir: str) -> None:
+        """Run the applications of a configuration file; returns when they are ready."""
+        self._do(config_deployer.deploy(self._system.controller, settings.as_dict(), app_dir))
+
     def delete(self, name: str) -> None:
-        self._do(self._controller.delete(name))
+        self._do(self._system.controller.delete(name))
 
     def status(self) -> ServeStatus:
         async def status() -> ServeStatus:
-            return dataclasses.replace(self._controller.status(), address=self.address, log_dir=self.log_dir)
+            return self._system.status()
 
         return self._do(status())
 
     def stop(self) -> None:
         """End every process, and the thread."""
-        if self.listener is not None:
-            self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
         try:
-            self._do(self._stop())
+            self._do(self._system.stop())
         except KeyboardInterrupt:
-            self._do(self._kill())  # a second Ctrl-C: nobody wants to wait for what runs
+            self._do(self._system.kill())  # a second Ctrl-C: nobody wants to wait for what runs
             raise
         self._do(_end_tasks())
+        self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         if self._handler is not None:
             self._handler.close()
-
-    async def _make(self, engine_name: str, console: bool) -> tuple[Controller, Directory, Engine]:
-        engine: Engine = config.load(config.ENGINES[engine_name])(log_dir=self.log_dir, console=console)
-        directory = Directory(engine.connect)
-        context.set_caller(directory)
-        controller = Controller(engine, directory)
-        if self.http is not None and self.listener is not None:
-            controller.start_proxies(self.http, self.listener)
-        return controller, directory, engine
-
-    async def _stop(self) -> None:
-        await self._controller.stop()
-        await self._directory.close()
-        context.set_caller(None)
-
-    async def _kill(self) -> None:
-        await self._controller.kill()
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -130,11 +134,11 @@ class Driver:
 _driver: Driver | None = None
 
 
-def start(engine: str, http: HTTPOptions | None, *, console: bool = True) -> Driver:
+def start(engine: str, http: HTTPOptions | None, *, console: bool = True, home: Home | None = None) -> Driver:
     """The program's driver, started if there is none."""
     global _driver
     if _driver is None:
-        _driver = Driver(engine, http, console=console)
+        _driver = Driver(engine, http, console=console, home=home)
         _shut_down_at_exit()
     if _driver.engine != engine:
         raise errors.ModelplexError(
@@ -162,9 +166,21 @@ def shutdown() -> None:
         driver.stop()
 
 
+_waits = threading.Event()  # the main thread waits for a signal
+
+
+def _shut_down_soon() -> None:
+    """Somebody has asked for the end from outside; this thread is the controller's, which cannot end itself."""
+    if _waits.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        threading.Thread(target=shutdown, name="modelplex-shutdown").start()
+
+
 def wait_for_signal() -> None:
     """Block the main thread until Ctrl-C or SIGTERM. A second such signal finds the system's own handlers."""
     reader, writer = os.pipe()
+    _waits.set()
 
     def asked(number: int, frame: object) -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -173,6 +189,7 @@ def wait_for_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked)
     os.read(reader, 1)
+    _waits.clear()
     os.close(reader)
     os.close(writer)
 
@@ -198,12 +215,6 @@ def _new_log_dir() -> str:
     return str(folder / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}")
 
 
-def _url(http: HTTPOptions, listener: socket.socket) -> str:
-    scheme = "http" if http.ssl_certfile is None else "https"
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
 def _runs(pid: str) -> bool:
     """Whether a process of this id runs, of ours or of another user's."""
     try:
@@ -213,17 +224,3 @@ def _runs(pid: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _listen(http: HTTPOptions) -> socket.socket:
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((http.host, http.port))
-        listener.listen(2048)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        raise errors.DeploymentFailedError(f"Cannot listen on {http.host}:{http.port}: {error.strerror}.") from error
-    return listener

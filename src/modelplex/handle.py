@@ -25,7 +25,8 @@ def new_request_id() -> str:
 class DeploymentHandle:
     """Calls a deployment's methods, by way of the same router as HTTP requests.
 
-    `handle.remote(…)` calls `__call__`, `handle.name.remote(…)` the method of that name.
+    `handle.remote(…)` calls `__call__`, `handle.name.remote(…)` the method of that name. A handle can be pickled, and
+    used in any program of the same user on the same machine, as long as the system runs that it belongs to.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DeploymentHandle:
         max_cold_wait_s: float | None = None,
         timeout_s: float | None = None,
         stream: bool = False,
+        system: str = "",
     ) -> None:
         self.app_name = app_name
         self.deployment_name = deployment_name
@@ -46,6 +48,7 @@ class DeploymentHandle:
         self._max_cold_wait_s = max_cold_wait_s
         self._timeout_s = timeout_s
         self._stream = stream
+        self._system = system  # of which it calls a deployment; this process's own if it is empty
 
     def options(
         self,
@@ -82,6 +85,7 @@ class DeploymentHandle:
             max_cold_wait_s=self._max_cold_wait_s if max_cold_wait_s is None else max_cold_wait_s,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             stream=self._stream if stream is None else stream,
+            system=self._system,
         )
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,6 +120,7 @@ class DeploymentHandle:
             args=args,
             kwargs=kwargs,
             deadline=self._deadline(current),
+            system=self._system,
         )
 
     def _deadline(self, current: context.RequestContext | None) -> float | None:
@@ -123,7 +128,7 @@ class DeploymentHandle:
         inherited = None if current is None or current.ended else current.deadline
         if inherited is None and self._timeout_s is None:
             return None
-        now = context.caller().loop.time()
+        now = context.caller(self._system).loop.time()
         limits = []
         if self._timeout_s is not None:
             limits.append(now + self._timeout_s)
@@ -138,7 +143,7 @@ class DeploymentHandle:
 
     def __reduce__(self) -> Any:
         options = (self._method_name, self._model_id, self._max_cold_wait_s, self._timeout_s, self._stream)
-        return _handle, (self.app_name, self.deployment_name, *options)
+        return _handle, (self.app_name, self.deployment_name, *options, self._system or context.system())
 
     def __repr__(self) -> str:
         return f"DeploymentHandle({self.app_name!r}, {self.deployment_name!r}, method_name={self._method_name!r})"
@@ -152,6 +157,7 @@ def _handle(
     max_cold_wait_s: float | None,
     timeout_s: float | None,
     stream: bool,
+    system: str,
 ) -> DeploymentHandle:
     return DeploymentHandle(
         app_name,
@@ -161,4 +167,5 @@ def _handle(
         max_cold_wait_s=max_cold_wait_s,
         timeout_s=timeout_s,
         stream=stream,
+        system=system,
     )

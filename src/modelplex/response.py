@@ -19,7 +19,7 @@ class DeploymentResponse:
 
     def __init__(self, call: context.Call) -> None:
         self._call = call
-        self._caller = context.caller()
+        self._caller = context.caller(call.system)
         self._future: asyncio.Task[Any] | concurrent.futures.Future[Any]
         if _running_loop() is self._caller.loop:
             self._future = self._caller.loop.create_task(self._run())
@@ -91,7 +91,7 @@ class DeploymentResponseGenerator:
 
     def __init__(self, call: context.Call) -> None:
         self._call = call
-        self._caller = context.caller()
+        self._caller = context.caller(call.system)
         self._loop = self._caller.loop
         self._parts = _parts(self._caller, call)
         self._step: asyncio.Task[Any] | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,7 +78,9 @@ def on_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check
 
     def run(check: Check) -> None:
         async def main() -> None:
-            engine = config.load(config.ENGINES[request.param])(log_dir=str(tmp_path))
+            engine = config.load(config.ENGINES[request.param])(
+                log_dir=str(tmp_path), folder=tempfile.mkdtemp(prefix="modelplex-")
+            )
             async with running(engine) as world:
                 await check(world)
 

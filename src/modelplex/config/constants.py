@@ -11,6 +11,9 @@ EVICTION_POLICIES = {
     "gdsf": "modelplex.core.eviction:GDSF",
 }
 
+# What answers who calls the deployments of another program's system.
+FOLLOW = "modelplex.follower:follow"
+
 # Models that one replica holds at a time for each loader, unless the loader says otherwise.
 MAX_NUM_MODELS_PER_REPLICA = 3
 

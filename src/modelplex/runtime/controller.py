@@ -245,9 +245,13 @@ class Controller:
         """The applications."""
         return [app.spec for app in self._apps.values()]
 
+    def forget(self) -> None:
+        """Nothing is kept any more of what is wanted."""
+        self._kept = NotKept()
+
     async def stop(self) -> None:
         """Stop taking requests, let those that run end, and end every process. What is kept of what is wanted stays."""
-        self._kept = NotKept()
+        self.forget()
         if self._proxies is not None:
             await self._proxies.stop(
                 max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0)

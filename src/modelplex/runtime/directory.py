@@ -75,6 +75,13 @@ class Directory:
         if self._telling is None:
             self._tell_waiting()
 
+    def tell_again(self) -> None:
+        """Whoever is told has just come."""
+        self._told.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._tell_waiting()
+
     def _tell_waiting(self) -> None:
         self._telling = None
         for key, router in self._routers.items():

@@ -199,7 +199,7 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
     component = f"{identity.app_name}_{identity.deployment}"
     handler = logs.start(component, identity.replica_id, setup.log_dir, console=setup.console)
     directory = Directory(connect_unix)
-    context.set_caller(directory)
+    context.set_caller(directory, os.path.join(os.path.dirname(address), "control"))
     directory.tell = control.send
     control.follow(directory.update)
     replica = Replica(spec)
@@ -215,7 +215,13 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
     checks_health = replica.servable.checks_health
     who = (identity.replica_id, address, identity.app_name, identity.deployment, spec.version)
     control.register = Register("replica", *who, checks_health, spec.gpus, os.getpid())
-    control.heard, control.registered = upkeep.received, upkeep.report
+    control.heard = upkeep.received
+
+    def registered() -> None:
+        upkeep.report()
+        directory.tell_again()
+
+    control.registered = registered
     try:
         control.send(messages.Ready(address, checks_health))
         timeout_s = await control.stop
@@ -252,6 +258,7 @@ async def _run_proxy(spec: ProxySpec, control: Control) -> None:
     directory.tell = control.send
     control.register = Register("proxy", f"proxy#{spec.tag}", pid=os.getpid())
     control.handed_on = [listener.fileno()]
+    control.registered = directory.tell_again
     control.follow(update)
     first: list[asyncio.Future[Any]] = [routed, control.stop]
     # Clients that come before there is any route wait in the listener's backlog, rather than be told 404.

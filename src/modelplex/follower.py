@@ -1,0 +1,93 @@
+"""Calls to a system that another program runs: an event loop in a thread, which follows that system's table."""
+
+import asyncio
+import os
+import secrets
+import socket
+import threading
+from concurrent.futures import Future
+
+from modelplex import errors
+from modelplex.runtime.directory import Directory
+from modelplex.runtime.link import Link, SocketLink, connect_unix
+from modelplex.wire import messages
+from modelplex.wire.messages import Message
+
+# For the system's first word.
+TABLE_TIMEOUT_S = 10.0
+
+# How often a system that does not answer any more is looked for again.
+AGAIN_S = 0.2
+
+
+class Follower:
+    """Follows one system for as long as the program lives.
+
+    Args:
+        address: the system's control socket.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._loop = asyncio.new_event_loop()
+        self._link: Link | None = None
+        self._lost = asyncio.Event()
+        self._first: Future[Directory] = Future()
+        threading.Thread(target=self._run, name="modelplex-follower", daemon=True).start()
+        try:
+            self.directory = self._first.result(TABLE_TIMEOUT_S)
+        except TimeoutError:
+            raise errors.ModelplexError(f"The system at {address} does not answer; does it run?") from None
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._follow())
+
+    async def _follow(self) -> None:
+        self._directory = Directory(connect_unix)
+        self._directory.tell = self._tell
+        name = f"caller#{os.getpid()}-{secrets.token_hex(3)}"
+        while True:
+            self._lost.clear()
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            try:
+                await self._loop.sock_connect(sock, self._address)
+                await self._loop.sock_sendall(sock, b"+")
+                _, self._link = await self._loop.create_unix_connection(lambda: SocketLink(self), sock=sock)
+            except OSError as error:
+                sock.close()
+                if not self._first.done() and not isinstance(error, ConnectionRefusedError | FileNotFoundError):
+                    self._first.set_exception(errors.ModelplexError(f"No link to {self._address}: {error}."))
+            else:
+                self._link.send(messages.Register("caller", name))
+                await self._lost.wait()
+            await asyncio.sleep(AGAIN_S)
+
+    def _tell(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    # link.Receiver
+
+    def received(self, link: Link, message: Message, body: bytes) -> None:
+        if isinstance(message, messages.Table):
+            self._directory.update(message)
+            if not self._first.done():
+                self._first.set_result(self._directory)
+
+    def lost(self, link: Link) -> None:
+        self._link = None
+        self._lost.set()
+
+
+_followed: dict[str, Follower] = {}
+_lock = threading.Lock()
+
+
+def follow(address: str) -> Directory:
+    """What calls the deployments of a system, by its control socket. Raises `ModelplexError` if it does not answer."""
+    with _lock:
+        if address not in _followed:
+            _followed[address] = Follower(address)
+        return _followed[address].directory

@@ -1,0 +1,185 @@
+"""All that makes up a system, on one event loop: the engine, the controller, and doors to them for other programs."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelplex import config, context, errors
+from modelplex.config import HTTPOptions
+from modelplex.config_file import SystemConfig
+from modelplex.home import ADMIN, CONTROL, Home
+from modelplex.runtime.admin import Admin
+from modelplex.runtime.control_server import ControlServer
+from modelplex.runtime.controller import Controller
+from modelplex.runtime.desired_state import Saved, StateFile
+from modelplex.runtime.directory import Directory
+from modelplex.runtime.engine import Engine
+from modelplex.runtime.http_server import HTTPServer
+from modelplex.status import ServeStatus
+
+# What an admin request that is under way may take when the system stops.
+ADMIN_STOP_S = 0.5
+
+
+class System:
+    """Started by `start`, ended by `stop`.
+
+    Args:
+        engine: a name of `config.ENGINES`.
+        http: where to serve HTTP; None for handles alone. One that goes on serves as it did before.
+        log_dir: where replicas write logs; empty for none.
+        console: whether they log to the console as well.
+        home: where it keeps what it is; it goes on from what an earlier controller has left there, and its processes
+            outlive it. Unless given, they end with it.
+        shutdown: called when somebody has asked for the end of everything.
+
+    Attributes:
+        address: the URL that is served; empty if HTTP is not.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        http: HTTPOptions | None,
+        log_dir: str,
+        *,
+        console: bool = True,
+        home: Home | None = None,
+        shutdown: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.http = http
+        self.log_dir = log_dir
+        self.address = ""
+        self._home = home
+        self._shutdown = shutdown
+        self._folder = ""
+        if engine != "inline":
+            self._folder = str(home.sockets) if home is not None else tempfile.mkdtemp(prefix="modelplex-")
+        register_at = self._path(CONTROL) if home is not None else ""
+        make_engine: Callable[..., Engine] = config.load(config.ENGINES[engine])
+        self.engine = make_engine(log_dir=log_dir, folder=self._folder, console=console, register_at=register_at)
+        self.listener: socket.socket | None = None
+        self._lock = None if home is None else home.lock()
+        self._control: ControlServer | None = None
+        self._admin: Admin | None = None
+        self._admin_server: HTTPServer | None = None
+
+    def _path(self, name: str) -> str:
+        return str(Path(self._folder) / name)
+
+    async def start(self) -> None:
+        """Raises `ModelplexError`; then nothing is left behind that was not there before."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close_doors()
+            if self._home is None:
+                await self.engine.close()
+            raise
+
+    async def _start(self) -> None:
+        saved = None if self._home is None else StateFile.read(self._home.state)
+        self.directory = Directory(self.engine.connect)
+        if self._folder:
+            self._control = ControlServer(self._path(CONTROL))
+        if saved is not None:
+            self.http = saved.http
+        if self.http is not None:
+            self.listener = await self._listener(self.http, saved)
+            self.address = _url(self.http, self.listener)
+        kept = None
+        if self._home is not None and self.http is not None:
+            kept = StateFile(self._home.state, self.http)
+        self.controller = Controller(self.engine, self.directory, kept)
+        context.set_caller(self.directory, self._path(CONTROL) if self._folder else "")
+        wait_s = config.REGISTER_S if saved is not None else 0.0
+        if self.http is not None and self.listener is not None:
+            self.controller.start_proxies(self.http, self.listener, recover_s=wait_s)
+        if saved is not None:
+            self.controller.recover(saved.apps, wait_s)
+        if self._control is not None:
+            self._control.serve(self.controller)
+            await self._open_admin()
+
+    async def _listener(self, http: HTTPOptions, saved: Saved | None) -> socket.socket:
+        """That of an earlier controller's proxies, if there are any: clients wait in its backlog."""
+        if saved is not None and self._control is not None:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(self._control.listener), config.REGISTER_S)
+        return listen(http)
+
+    async def _open_admin(self) -> None:
+        path = self._path(ADMIN)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        options: dict[str, Any] = {}
+        if self.http is not None:
+            options = SystemConfig(http_options=self.http, logging_config=None, applications=()).as_dict()
+        self._admin = Admin(self.controller, self.status, options.get("http_options", {}), self._forget_and_shut_down)
+        self._admin_server = HTTPServer(self._admin, HTTPOptions())
+        await self._admin_server.start(sock)
+
+    def _forget_and_shut_down(self) -> None:
+        self.controller.forget()
+        if self._home is not None:
+            self._home.state.unlink(missing_ok=True)
+        self._shutdown()
+
+    def status(self) -> ServeStatus:
+        return dataclasses.replace(self.controller.status(), address=self.address, log_dir=self.log_dir)
+
+    async def stop(self) -> None:
+        """End every process. What is wanted stays on disk, if it is kept there."""
+        if self.listener is not None:
+            self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
+        await self._close_doors()
+        await self.controller.stop()
+        await self.directory.close()
+        context.set_caller(None)
+
+    async def kill(self) -> None:
+        """End every process at once."""
+        await self._close_doors()
+        await self.controller.kill()
+
+    async def _close_doors(self) -> None:
+        if self._admin_server is not None and self._admin is not None:
+            await self._admin_server.stop(ADMIN_STOP_S)
+            await self._admin.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(ADMIN))
+        self._admin_server = None
+        if self._control is not None:
+            await self._control.close()
+        self._control = None
+        if self._lock is not None:
+            self._lock.close()
+
+
+def listen(http: HTTPOptions) -> socket.socket:
+    """A socket that listens where the options say. Raises `DeploymentFailedError`."""
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((http.host, http.port))
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        listener.close()
+        raise errors.DeploymentFailedError(f"Cannot listen on {http.host}:{http.port}: {error.strerror}.") from error
+    return listener
+
+
+def _url(http: HTTPOptions, listener: socket.socket) -> str:
+    scheme = "http" if http.ssl_certfile is None else "https"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
