@@ -17,7 +17,7 @@ from modelplex.home import ADMIN, CONTROL, Home
 from modelplex.runtime.admin import Admin
 from modelplex.runtime.control_server import ControlServer
 from modelplex.runtime.controller import Controller
-from modelplex.runtime.desired_state import Saved, StateFile
+from modelplex.runtime.desired_state import StateFile
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine
 from modelplex.runtime.http_server import HTTPServer
@@ -79,26 +79,29 @@ class System:
             await self._start()
         except BaseException:
             await self._close_doors()
+            self._let_go()
             if self._home is None:
                 await self.engine.close()
             raise
 
     async def _start(self) -> None:
         saved = None if self._home is None else StateFile.read(self._home.state)
+        # Processes may be there although what they were for has been lost: they are told to end when they register.
+        succeeds = saved is not None or (self._home is not None and any(self._home.sockets.glob("*.sock")))
         self.directory = Directory(self.engine.connect)
         if self._folder:
             self._control = ControlServer(self._path(CONTROL))
         if saved is not None:
             self.http = saved.http
         if self.http is not None:
-            self.listener = await self._listener(self.http, saved)
+            self.listener = await self._listener(self.http, succeeds=succeeds)
             self.address = _url(self.http, self.listener)
         kept = None
         if self._home is not None and self.http is not None:
             kept = StateFile(self._home.state, self.http)
         self.controller = Controller(self.engine, self.directory, kept)
         context.set_caller(self.directory, self._path(CONTROL) if self._folder else "")
-        wait_s = config.REGISTER_S if saved is not None else 0.0
+        wait_s = config.REGISTER_S if succeeds else 0.0
         if self.http is not None and self.listener is not None:
             self.controller.start_proxies(self.http, self.listener, recover_s=wait_s)
         if saved is not None:
@@ -107,9 +110,9 @@ class System:
             self._control.serve(self.controller)
             await self._open_admin()
 
-    async def _listener(self, http: HTTPOptions, saved: Saved | None) -> socket.socket:
+    async def _listener(self, http: HTTPOptions, *, succeeds: bool) -> socket.socket:
         """That of an earlier controller's proxies, if there are any: clients wait in its backlog."""
-        if saved is not None and self._control is not None:
+        if succeeds and self._control is not None:
             with contextlib.suppress(TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(self._control.listener), config.REGISTER_S)
         return listen(http)
@@ -142,6 +145,7 @@ class System:
             self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
         await self._close_doors()
         await self.controller.stop()
+        self._let_go()
         await self.directory.close()
         context.set_caller(None)
 
@@ -149,6 +153,14 @@ class System:
         """End every process at once."""
         await self._close_doors()
         await self.controller.kill()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of processes that were started by others, and of the home."""
+        if self._control is not None:
+            self._control.close()
+        if self._lock is not None:
+            self._lock.close()
 
     async def _close_doors(self) -> None:
         if self._admin_server is not None and self._admin is not None:
@@ -158,10 +170,7 @@ class System:
                 os.unlink(self._path(ADMIN))
         self._admin_server = None
         if self._control is not None:
-            await self._control.close()
-        self._control = None
-        if self._lock is not None:
-            self._lock.close()
+            await self._control.stop()
 
 
 def listen(http: HTTPOptions) -> socket.socket:

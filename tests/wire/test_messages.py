@@ -63,6 +63,7 @@ EXAMPLES: list[Message] = [
     messages.Ready("/run/a"),
     messages.Reconfigure(7, b'{"threshold": 0.5}'),
     messages.CheckHealth(8),
+    messages.Leaving(),
     messages.Done(7, "ValueError: too high"),
     messages.Load(1.5, {"shop-17": 3}, [("shop-17", 0.8)], -1),
     messages.Waiting("default", "Model", 4),

@@ -93,16 +93,20 @@ class ControlServer:
         """Whoever registers goes to this controller from now on; those that have come before wait."""
         self._controller.set_result(controller)
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        """Let nobody else in."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._socket.close()
-        for link in list(self._links):
-            link.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+
+    def close(self) -> None:
+        """Close the links to those that are there."""
+        for link in list(self._links):
+            link.close()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -66,6 +66,7 @@ class Controller:
         self._apps: dict[str, _App] = {}
         self._proxies: ProcessSet | None = None
         self._followers: set[Process] = set()
+        self._recovering: asyncio.TimerHandle | None = None  # as long as not all is known that runs
         self._tasks: set[asyncio.Task[None]] = set()
         directory.tell = lambda message: self.heard("controller", message)
 
@@ -214,7 +215,15 @@ class Controller:
                 app.deployments[deployment.name].recover(wait_s)
             if record.changing:
                 self._own(self.deploy(record.spec))
-        self.changed()
+        self._recovering = asyncio.get_running_loop().call_later(wait_s, self._recovered)
+        self._directory.update(self.table())
+
+    def _recovered(self) -> None:
+        """All that runs has registered, or is not waited for any more."""
+        if self._recovering is not None:
+            self._recovering.cancel()
+            self._recovering = None
+            self.changed()
 
     def register(self, register: messages.Register, process: Process) -> bool:
         """A process has come by itself. Answers whether it is wanted."""
@@ -222,11 +231,13 @@ class Controller:
             self._followers.add(process)
             process.heard = lambda message: self.heard(register.name, message)
             process.exited.add_done_callback(lambda _: self._forget(register.name, process))
-            process.send(self.table())
+            if self._recovering is None:
+                process.send(self.table())
             return True
         if register.kind == "proxy" and self._proxies is not None:
             process.heard = lambda message: self.heard(register.name, message)
-            process.send(self.table())
+            if self._recovering is None:
+                process.send(self.table())
             self._proxies.adopt(register.name, "proxy", process, "")
             return True
         app = self._apps.get(register.app_name)
@@ -286,6 +297,10 @@ class Controller:
         return messages.Table(apps, [deployment.info() for deployment in self._deployments])
 
     def changed(self) -> None:
+        if self._recovering is not None:
+            if all(len(deployment.running) >= deployment.count for deployment in self._deployments):
+                self._recovered()
+            return  # half a table would have callers leave the other half
         table = self.table()
         self._directory.update(table)
         if self._proxies is not None:
@@ -297,7 +312,9 @@ class Controller:
         self._save()
 
     def heard(self, name: str, message: Message) -> None:
-        """A process has said something that is not about itself."""
+        """A proxy or a caller has said something, or a replica what is not about itself."""
+        if isinstance(message, messages.Leaving) and self._proxies is not None:
+            self._proxies.replace(name, "is to stop")
         if isinstance(message, messages.Waiting):
             app = self._apps.get(message.app_name)
             deployment = None if app is None else app.deployments.get(message.deployment)

@@ -108,7 +108,6 @@ class ServedDeployment:
         if register.checks_health:
             self._checks_health.add(register.name)
         process.heard = lambda message: self._heard(register.name, message)
-        process.send(self._owner.table())
         self._processes.adopt(register.name, register.version, process, register.address)
 
     async def update(self, spec: DeploymentSpec, environment: Environment) -> None:
@@ -227,6 +226,8 @@ class ServedDeployment:
         match message:
             case messages.Ready(checks_health=True):
                 self._checks_health.add(name)
+            case messages.Leaving():
+                self._processes.replace(name, "is to stop")
             case messages.Done():
                 self._questions.answered(message)
             case messages.Load():

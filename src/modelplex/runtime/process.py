@@ -76,6 +76,7 @@ class Control:
         self.handed_on: list[int] = []
         self.registered: Callable[[], None] = lambda: None
         self._register_at = ""
+        self._leaving = False
         self._registering: asyncio.Task[None] | None = None
         self._table: Table | None = None
         self._follow: Callable[[Table], None] | None = None
@@ -138,6 +139,13 @@ class Control:
         if self.link is not None:
             await self.link.flushed(1.0)
 
+    def leave(self) -> None:
+        """Somebody else than the controller has asked for the end. Being asked again, the process waits for nothing."""
+        if self.link is None or self._leaving:
+            self.end()
+        self._leaving = True
+        self.send(messages.Leaving())
+
     def end(self) -> None:
         """End the process although the controller has not said so."""
         if not self.stop.done():
@@ -161,7 +169,7 @@ async def _run(fd: int, address: str) -> None:
     control = Control()
     sock = socket.socket(fileno=fd)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, control.end)
+    loop.add_signal_handler(signal.SIGTERM, control.leave)
     _, link = await loop.create_unix_connection(lambda: SocketLink(control), sock=sock)
     control.link = link
     try:

@@ -66,6 +66,8 @@ class ReplicaLinks:
             self._meeting = self._loop.call_later(MEET_TIMEOUT_S, self._met.set)
             self._has_met("")
         dropped = before.keys() - self._addresses.keys()
+        for replica_id in (self._addresses.keys() - before.keys()) & self._links.keys():
+            self._links[replica_id].send(messages.Hello(messages.VERSION))  # it was not wanted for a while
         for replica_id in dropped - self._links.keys():
             if (task := self._tasks.get(replica_id)) is not None:
                 task.cancel()
@@ -145,14 +147,15 @@ class _Peer:
 
     def received(self, link: Link, message: Message, body: bytes) -> None:
         if isinstance(message, messages.Welcome):
-            if self.welcomed.done():  # nobody waits for it any more
-                link.close()
+            if self.welcomed.done() and self._links.get(self._replica_id) is not link:
+                link.close()  # nobody waits for it any more
                 return
             if message.version != messages.VERSION:
                 self.welcomed.set_exception(errors.ProtocolError(f"the replica speaks version {message.version}"))
                 link.close()
                 return
-            self.welcomed.set_result(None)
+            if not self.welcomed.done():
+                self.welcomed.set_result(None)
         self._links.received(self._replica_id, link, message, body)
 
     def lost(self, link: Link) -> None:

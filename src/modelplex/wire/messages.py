@@ -316,6 +316,10 @@ class Ready(_Message, tag=23):
     checks_health: bool = False
 
 
+class Leaving(_Message, tag=37):
+    """The process has been asked to end, from outside: another one is to take its place first."""
+
+
 class Done(_Message, tag=28):
     """The answer to a request of the controller's: what went wrong, or nothing."""
 
@@ -409,6 +413,7 @@ Message = (
     | Load
     | Waiting
     | Register
+    | Leaving
 )
 
 encode = msgspec.msgpack.Encoder().encode
