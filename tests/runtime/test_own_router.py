@@ -118,20 +118,31 @@ async def test_none_is_to_wait_as_long_as_the_request_has_time() -> None:
             await handle.options(timeout_s=0.55).remote()
 
 
+class ChangesItsMind:
+    """Sends the third request to the first replica, which is busy; then nowhere; then to the second."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def choose(self, request: PendingRequest, replicas: Sequence[ReplicaInfo]) -> str | None:
+        self.asked += 1
+        first, second = sorted(replica.replica_id for replica in replicas)
+        return {1: first, 2: second, 3: first, 4: None}.get(self.asked, second)
+
+
 @in_virtual_time
-async def test_who_waits_behind_a_finished_request_is_looked_at_in_time() -> None:
-    """The class sends nobody to a busy replica, and a finish has it say something else."""
-
-    class Alternates:
-        def choose(self, request: PendingRequest, replicas: Sequence[ReplicaInfo]) -> str | None:
-            [replica] = replicas
-            return replica.replica_id if replica.free and request.waited_s % 1.0 > 0.5 else None
-
+async def test_who_comes_to_wait_for_nothing_in_particular_is_looked_at_soon() -> None:
     loop = asyncio.get_running_loop()
-    async with serving(routed_by(Alternates, num_replicas=1, max_ongoing_requests=2)) as (_, handle):
-        began = loop.time()
-        await asyncio.gather(*(handle.remote(0.3) for _ in range(6)))
-        assert loop.time() - began < 3.0
+    async with serving(routed_by(ChangesItsMind, num_replicas=2, max_ongoing_requests=1)) as (_, handle):
+        handle = handle.options(multiplexed_model_id="m")
+        began, busy = loop.time(), asyncio.create_task(_value(handle.remote(60.0)))
+        await asyncio.gather(handle.remote(0.1), handle.remote())
+        assert loop.time() - began < 0.5
+        await busy
+
+
+async def _value(response: Any) -> Any:
+    return await response
 
 
 @in_virtual_time
