@@ -7,7 +7,7 @@ what they are there to find.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 
 from modelplex.core import admission, placement, rendezvous
 from modelplex.core.admission import UNLIMITED, Slots, WaitingRoom
-from modelplex.core.dispatch import Dispatch
+from modelplex.core.chooser import Choice, ChoiceError, PendingRequest, ReplicaInfo
+from modelplex.core.dispatch import DECLINED, Dispatch
 from modelplex.core.estimates import Estimates
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.core.placement import Fleet
@@ -52,6 +53,36 @@ class Request:
     losses: int = 0
     over: str = ""
     slotless: bool = False
+
+
+class Hostile:
+    """A user's class that answers anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.moods = [self.random.random() + 0.1 for _ in range(5)]
+        self.answers = 0
+        self.failures: list[Exception] = []
+
+    def choose(self, request: PendingRequest, replicas: Sequence[ReplicaInfo]) -> str | None:
+        self.answers += 1
+        assert replicas, "it is asked only if there is something to choose from"
+        assert request.waited_s >= 0, f"{request} waits for {request.waited_s} s"
+        assert request.attempt >= 1, f"{request} is tried for the {request.attempt}th time"
+        for replica in replicas:
+            assert 0 <= replica.free == replica.max_ongoing - replica.ongoing, f"slots of {replica}"
+            assert replica.room is None or replica.room >= 0, f"room of {replica}"
+            held = [m for m in replica.models if replica.holds(m) or replica.loading(m)]
+            assert held == replica.models, f"models of {replica}: {held}"
+        mood = self.random.choices(["any", "default", "none", "nobody", "raise"], self.moods)[0]
+        if mood == "raise":
+            raise ZeroDivisionError
+        if mood == "nobody":
+            answers: list[Any] = ["nobody", DECLINED, 7, ["r1"], replicas[0], object()]
+            return self.random.choice(answers)  # type: ignore[no-any-return]
+        if mood == "default":
+            return request.default_choice()
+        return None if mood == "none" else self.random.choice(replicas).replica_id
 
 
 Mail = Callable[["Side"], None]
@@ -285,6 +316,7 @@ class Side:
         self.empty_since = 0.0
         self.sent: list[Send] = []  # in this step
         self.inputs = 0  # that the router was given
+        self.hostile: Hostile | None = None
 
     @property
     def now(self) -> float:
@@ -324,6 +356,11 @@ class Side:
         self.inputs += 1
         self.queued_max, self.retries_lost = queued_max, retries_lost
         self.router.change(queued_max, retries_lost=retries_lost)
+
+    def use(self, hostile: Hostile | None) -> None:
+        self.hostile = hostile
+        choice = None if hostile is None else Choice(hostile, failed=hostile.failures.append)
+        self.give(self.router.use, choice, self.now)
 
     def broadcast(self) -> None:
         self.inputs += 1
@@ -381,7 +418,7 @@ class Side:
         more = () if load_s is None else (load_s,)
         self.give(getattr(self.router, f"model_{verb}"), replica_id, model_id, room, *more, self.now, harm_s)
         view = self.fleet.views.get(replica_id)
-        if verb == "loading" and view is not None and view.slots.free:
+        if verb == "loading" and view is not None and view.slots.free and self.hostile is None:
             views = self.fleet.views
             apart = [p for p in self.room.of_model(model_id) if p.line and not views[p.line].models[model_id].told]
             assert not apart, f"{model_id} loads on {replica_id}, which is free, and they wait elsewhere: {apart}"
@@ -477,7 +514,8 @@ class Side:
         assert command.retry_after_s >= 0, f"{command} with a time to retry that has passed"
         assert not any(view.has_loaded(model_id) for view in views), f"{command}, but its model is loaded"
         told = any(model_id in view.models and view.models[model_id].told for view in views)
-        assert told or model_id in prefetched or not views, f"{command}, and nobody loads its model"
+        told_to_wait = self.hostile is not None
+        assert told or model_id in prefetched or not views or told_to_wait, f"{command}, and nobody loads its model"
 
     # What must hold
 
@@ -518,8 +556,14 @@ class Side:
         by_line: dict[str | None, list[admission.Request]] = {}
         for pending in sorted(room._waiting.values(), key=lambda p: p.number):
             by_line.setdefault(pending.line, []).append(pending)
-            if pending.line is None:
-                assert not pending.model_id or not views, f"{pending} waits in no line, though there are replicas"
+            if pending.line == DECLINED:
+                assert self.hostile is not None, f"{pending} waits for an answer that nobody gives"
+                assert views, f"{pending} waits for a choice of no replica"
+                assert pending.look_at <= self.now + 1.0, f"{pending} is forgotten"
+            elif pending.line is None:
+                assert (self.hostile is None and not pending.model_id) or not views, (
+                    f"{pending} waits in no line, though there are replicas"
+                )
             else:
                 assert pending.line in views, f"{pending} waits for a replica that is not there"
         for line, pendings in by_line.items():
@@ -531,7 +575,9 @@ class Side:
                 assert view.replica_id not in by_line, f"{view.replica_id} is free, and they wait in its line"
                 assert None not in by_line, f"{view.replica_id} is free, and they wait for any replica"
                 held = [m for m in room.models if view.has_loaded(m)]
-                assert not held, f"{view.replica_id} is free and has the model that they wait for: {held}"
+                assert not held or self.hostile is not None, (
+                    f"{view.replica_id} is free and has the model that they wait for: {held}"
+                )
 
     def check_slots(self) -> None:
         """The router sends no more to a replica than it has slots, and counts right."""
@@ -581,8 +627,9 @@ class Side:
 class World:
     """One random history."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, hostile: bool = False) -> None:
         self.random = random.Random(seed)
+        self.hostile = hostile
         self.now = 0.0
         self.trace: list[str] = []
         self.models = [f"m{n}" for n in range(self.random.choice([1, 2, 5, 12]))]
@@ -594,8 +641,11 @@ class World:
         self.replicas: dict[str, Replica] = {}
         self.replicas_max = self.random.choice([4, 4, 4, 12, 24])
         self.preloads = self.random.choice([0.0, 0.3, 1.0])
+        self.switched: list[Hostile] = []
         for _ in range(self.random.choice([0, 1, self.replicas_max - 1])):
             self.start()
+        for _ in self.sides if hostile else ():
+            self.switch()
 
     def alive(self) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.alive]
@@ -619,6 +669,7 @@ class World:
             (self.die, 0.1 if self.calm else 0.7),
             (self.start, 0.3 if self.calm else 1.5),
         ]
+        steps += [(self.switch, 0.2)] if self.hostile else []
         act = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])[0]
         act()
 
@@ -699,6 +750,14 @@ class World:
                 replica.answer(key)
             self.trace.append(f"{replica.replica_id} finishes {key}")
             replica.finish(key)
+
+    def switch(self) -> None:
+        """A user's class chooses from now on, or no longer."""
+        side = self.random.choice(self.sides)
+        hostile = Hostile(self.random.randrange(10**6)) if self.random.random() < 0.8 else None
+        self.trace.append(f"{side.index}: {'a user chooses' if hostile else 'its own rules'}")
+        self.switched += [hostile] if hostile else []
+        side.use(hostile)
 
     def advance(self) -> None:
         """Let time pass. A shell may tick late, or without need."""
@@ -790,7 +849,17 @@ class World:
             for model_id in list(replica.loading):
                 self.trace.append(f"{replica.replica_id} ends its load of {model_id}")
                 replica.end_load(model_id, fails=False)
+        if self.hostile:
+            self.pass_time()
         return len(self.trace) > before
+
+    def pass_time(self) -> None:
+        """Those who were told to wait by a user's class wait for that."""
+        for side in self.sides:
+            if (next_tick := side.router.next_tick) is not None:
+                self.now = max(self.now, next_tick)
+                self.trace.append(f"{side.index}: tick at {self.now}")
+                side.tick()
 
     def check_belief(self, side: Side) -> None:
         """When all has been said, the router believes what is so, but for models that were promised and never came."""
@@ -817,6 +886,7 @@ class Fitting(World):
 
     def __init__(self, seed: int, routers: int) -> None:
         self.random = random.Random(seed)
+        self.hostile = False
         self.now = 0.0
         self.trace: list[str] = []
         self.models = [f"m{n}" for n in range(12)]
@@ -851,9 +921,9 @@ class Fitting(World):
             replica.end_load(model_id, fails=False)
 
 
-def play(seed: int) -> World:
+def play(seed: int, *, hostile: bool = False) -> World:
     """One history from its seed to its end; says how to repeat it when it breaks."""
-    world = World(seed)
+    world = World(seed, hostile=hostile)
     try:
         for step in range(STEPS):
             world.step()
@@ -875,6 +945,16 @@ def test_what_must_hold_holds_after_every_step(group: int) -> None:
     sides = play_all(range(group * SEEDS_PER_GROUP, (group + 1) * SEEDS_PER_GROUP))
     assert sum(side.inputs for side in sides) >= INPUTS_MIN / GROUPS
     ends = {request.over for side in sides for request in side.requests.values()}
+    assert ends == {"finished", "cancelled", *(why.value for why in Why)}, "otherwise they would prove little"
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_what_must_hold_holds_whatever_a_users_class_chooses(group: int) -> None:
+    worlds = [play(seed, hostile=True) for seed in range(group * SEEDS_PER_GROUP, (group + 1) * SEEDS_PER_GROUP)]
+    assert sum(hostile.answers for world in worlds for hostile in world.switched) > 10_000
+    failures = [error for world in worlds for hostile in world.switched for error in hostile.failures]
+    assert {type(error) for error in failures} == {ChoiceError, ZeroDivisionError}
+    ends = {request.over for world in worlds for side in world.sides for request in side.requests.values()}
     assert ends == {"finished", "cancelled", *(why.value for why in Why)}, "otherwise they would prove little"
 
 
@@ -1192,6 +1272,58 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         loads_never_end,
     )
 }
+
+
+def any_answer_is_believed(patch: pytest.MonkeyPatch) -> None:
+    def choose(self: Choice, request: admission.Request, fleet: Fleet, now: float) -> ReplicaView | None:
+        answer = self._chooser.choose(PendingRequest(request.model_id), list(map(ReplicaInfo, fleet.views.values())))
+        return None if answer is None else fleet.views[answer]
+
+    patch.setattr(Choice, "choose", choose)
+
+
+def full_replicas_are_sent_to(patch: pytest.MonkeyPatch) -> None:
+    original = Dispatch._place_at
+
+    def place_at(self: Dispatch, view: ReplicaView | None, request: admission.Request, now: float) -> list[Command]:
+        return original(self, view, request, now) if view is None else [self._send(request, view, now)]
+
+    patch.setattr(Dispatch, "_place_at", place_at)
+
+
+def told_to_wait_is_looked_at_no_more(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WaitingRoom, "postpone", lambda self, request, at: setattr(request, "look_at", at))
+
+
+def told_to_wait_without_any_replica(patch: pytest.MonkeyPatch) -> None:
+    original = Dispatch.withdraw_line
+    patch.setattr(Dispatch, "withdraw_line", lambda self, line: [] if line == DECLINED else original(self, line))
+
+
+def users_class_gone_and_still_waited_for(patch: pytest.MonkeyPatch) -> None:
+    def use(self: Dispatch, choice: Choice | None, now: float) -> list[Command]:
+        self.choice = choice
+        return []
+
+    patch.setattr(Dispatch, "use", use)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        any_answer_is_believed,
+        full_replicas_are_sent_to,
+        told_to_wait_is_looked_at_no_more,
+        told_to_wait_without_any_replica,
+        users_class_gone_and_still_waited_for,
+    ],
+)
+def test_a_planted_bug_is_found_by_a_users_class(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(BrokenError):
+        [play(seed, hostile=True) for seed in range(200)]
 
 
 def own_bookings_fill_a_replica(patch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class RequestRouterConfig:
     """Who chooses the replica for a request.
 
     Attributes:
-        request_router_class: a class like `core.placement.Chooser`, or its import path.
+        request_router_class: a class like `modelplex.core.chooser.Chooser`, or its import path.
         request_router_kwargs: the arguments of its constructor.
     """
 

@@ -56,7 +56,9 @@ class Request:
     model_id: str
     deadline: float | None
     cold_deadline: float | None = None
+    arrived: float = 0.0
     losses: int = 0  # replicas that died with it
+    refusals: int = 0  # replicas that it was sent to and that had no place for it
     slotless: bool = False  # it takes no slot, and goes to no other replica
     # While it waits
     looks: int = 0  # how often a place to wait was found for it
@@ -118,6 +120,12 @@ class WaitingRoom:
         if request.look_at < math.inf:
             heapq.heappush(self._looks, (request.look_at, request.number))
 
+    def postpone(self, request: Request, look_at: float) -> None:
+        """Look again at one who goes on waiting where it is at that time, or at a deadline if earlier."""
+        looks = (look_at, request.deadline, request.cold_deadline)
+        request.look_at = min(at for at in looks if at is not None)
+        heapq.heappush(self._looks, (request.look_at, request.number))
+
     def remove(self, request: Request) -> None:
         """Take a request out of its line; its traces in the heaps are passed over when they come up."""
         del self._waiting[request.number]
@@ -139,6 +147,21 @@ class WaitingRoom:
                 return request
             heapq.heappop(heap)
         return None
+
+    def oldest(self, line: str | None, count: int) -> list[Request]:
+        """So many requests of a line that have waited longest, in the order of arrival."""
+        heap, found = self._lines.get(line, []), list[Request]()
+        while len(found) < count and (request := self.first(line)) is not None:
+            found.append(request)
+            while heap and heap[0] == request.number:
+                heapq.heappop(heap)
+        for request in found:
+            heapq.heappush(heap, request.number)
+        return found
+
+    def __iter__(self) -> Iterator[Request]:
+        """All who wait, in no order."""
+        return iter(self._waiting.values())
 
     def all_in(self, line: str | None) -> list[Request]:
         """The requests of one line, oldest first."""

@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import islice
 
 from modelplex.core.admission import Request, WaitingRoom
+from modelplex.core.chooser import Choice
 from modelplex.core.placement import Fleet
 from modelplex.core.popularity import Demand
 from modelplex.core.residency import ReplicaView
@@ -19,6 +20,13 @@ LOOKS_MAX = 16
 
 # Of the models that requests wait for elsewhere, so many are looked at when a replica has nothing else to do.
 SHARED_MAX = 64
+
+# The line of those who wait for nothing in particular because a user's class has said so; no replica has this name.
+DECLINED = ""
+
+# They are looked at again after so long, or so long for each of them if that is more: a thousand questions a second.
+DECLINED_S = 0.1
+DECLINED_EACH_S = 0.001
 
 
 class Why(Enum):
@@ -77,6 +85,9 @@ class Dispatch:
         waiting: those who wait.
         fleet: the replicas.
         no_replica_wait_s: how long a request waits while there is no replica at all.
+
+    Attributes:
+        choice: who chooses in place of the fleet, if anybody does.
     """
 
     def __init__(self, waiting: WaitingRoom, fleet: Fleet, no_replica_wait_s: float) -> None:
@@ -84,16 +95,27 @@ class Dispatch:
         self._fleet = fleet
         self._no_replica_wait_s = no_replica_wait_s
         self.demand = Demand()
+        self.choice: Choice | None = None
         self.running: dict[int, Request] = {}
 
     def place(self, request: Request, now: float) -> list[Command]:
         """Send the request, or let it wait where it is expected to be served first."""
-        view = self._fleet.choose(request.model_id, now)
+        if self.choice is None or not self._fleet.views:
+            view = self._fleet.choose(request.model_id, now)
+        else:
+            view = self.choice.choose(request, self._fleet, now)
+        return self._place_at(view, request, now)
+
+    def _place_at(self, view: ReplicaView | None, request: Request, now: float) -> list[Command]:
+        """Send the request to this replica, or let it wait there; for None, let it wait for any."""
         if view is not None and view.slots.free:
             return [self._send(request, view, now)]
         if view is None:
-            self._waiting.add(request, None, now + self._no_replica_wait_s)
-        elif not request.model_id:
+            if self._fleet.views:
+                self._waiting.add(request, DECLINED, now + self._declined_s)
+            else:
+                self._waiting.add(request, None, now + self._no_replica_wait_s)
+        elif not request.model_id and self.choice is None:
             self._waiting.add(request, None, None)
         else:
             self._fleet.book(view, request.model_id)
@@ -104,7 +126,14 @@ class Dispatch:
             self._waiting.add(request, view.replica_id, now + patience_s)
         return []
 
+    @property
+    def _declined_s(self) -> float:
+        """After how long those that wait for nothing in particular are looked at again."""
+        return max(DECLINED_S, DECLINED_EACH_S * self._waiting.length(DECLINED))
+
     def replace(self, request: Request, now: float) -> list[Command]:
+        if self.choice is not None:
+            return self._ask_again(self.choice, request, now)
         self.withdraw(request)
         return self.place(request, now)
 
@@ -122,6 +151,14 @@ class Dispatch:
         commands: list[Command] = []
         for request in sorted(elsewhere, key=lambda r: r.number):
             commands += self.replace(request, now)
+        return commands
+
+    def gone(self, view: ReplicaView, model_id: str, now: float) -> list[Command]:
+        """The replica holds the model no longer: those who wait for it there are looked at again."""
+        commands: list[Command] = []
+        for request in sorted(self._waiting.of_model(model_id), key=lambda r: r.number):
+            if request.line == view.replica_id:
+                commands += self.replace(request, now)
         return commands
 
     def too_cold(self, request: Request, now: float) -> list[Command] | None:
@@ -146,7 +183,7 @@ class Dispatch:
             return []
         self._fleet.leave(replica_id)
         # Without any replica, the common line waits no longer for a slot but for a replica, and from now on.
-        common = [] if self._fleet.views else self.withdraw_line(None)
+        common = [] if self._fleet.views else self.withdraw_line(None) + self.withdraw_line(DECLINED)
         return self.withdraw_line(replica_id) + common
 
     def withdraw_line(self, line: str | None) -> list[Request]:
@@ -165,12 +202,51 @@ class Dispatch:
         ):
             self.withdraw(request)
             commands.append(self._send(request, view, now))
+        if self.choice is not None and view.slots.free and view.replica_id in self._fleet.views:
+            commands += self._ask_waiting(self.choice, view, now)
         return commands
+
+    def use(self, choice: Choice | None, now: float) -> list[Command]:
+        """Have another choose from now on, or the fleet: for those who wait, too."""
+        self.choice = choice
+        if not self._fleet.views:
+            return []
+        waiting = list(self._waiting)
+        for request in waiting:
+            self.withdraw(request)
+        commands = self.place_all(waiting, now)
+        for view in self._fleet.views.values():
+            commands += self.serve(view, now)
+        return commands
+
+    def _ask_waiting(self, choice: Choice, view: ReplicaView, now: float) -> list[Command]:
+        """The replica has a slot left: ask for the oldest of those who may now be better off than where they wait."""
+        models = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
+        elsewhere = [r for model_id in models for r in islice(self._waiting.of_model(model_id), SHARED_MAX)]
+        asked = {r.number: r for r in (*self._waiting.oldest(DECLINED, SHARED_MAX), *elsewhere)}
+        commands: list[Command] = []
+        for number in sorted(asked)[:SHARED_MAX]:
+            if not view.slots.free:
+                break
+            commands += self._ask_again(choice, asked[number], now)
+        return commands
+
+    def _ask_again(self, choice: Choice, request: Request, now: float) -> list[Command]:
+        """Ask for one who waits. It keeps its place if the answer is the same."""
+        view = choice.choose(request, self._fleet, now)
+        if view is None and request.line == DECLINED:
+            if request.look_at <= now:
+                self._waiting.postpone(request, now + self._declined_s)
+            return []
+        if view is not None and view.replica_id == request.line and request.look_at > now:
+            return []
+        self.withdraw(request)
+        return self._place_at(view, request, now)
 
     def _next_for(self, view: ReplicaView) -> Request | None:
         """The oldest request of the replica's line and the common one, else of any line for a model it has loaded."""
         firsts = [r for r in (self._waiting.first(view.replica_id), self._waiting.first(None)) if r is not None]
-        if not firsts:
+        if not firsts and self.choice is None:
             shared = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
             firsts = [r for model_id in shared for r in islice(self._waiting.of_model(model_id), SHARED_MAX)]
         return min(firsts, key=lambda r: r.number, default=None)

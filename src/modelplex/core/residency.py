@@ -73,6 +73,11 @@ class ReplicaView:
         return len(self.loading) + self._untold
 
     @property
+    def room(self) -> int | None:
+        """How many models can be loaded without evicting one, as the replica has said; None for any number."""
+        return self._room
+
+    @property
     def has_room(self) -> bool:
         """Whether one more model can be loaded without evicting one, as the replica has said.
 

@@ -16,6 +16,8 @@ here, in that replica's line, so that it can still go elsewhere: it is looked at
 that holds its model, when the replica loses the model or itself, and when it has waited as long as a load would have
 taken. Lines are served in the order of arrival.
 
+A class of the user's may choose in place of these rules (`core.chooser`). Whom it sends nowhere, waits in a line apart.
+
 A broadcast goes to every replica at once, whatever runs there, and is neither counted nor sent again.
 """
 
@@ -23,6 +25,7 @@ import itertools
 from collections.abc import Iterable
 
 from modelplex.core.admission import UNLIMITED, Request, WaitingRoom
+from modelplex.core.chooser import Choice
 from modelplex.core.dispatch import Command, Dispatch, Prefetch, Reject, Send, Why
 from modelplex.core.estimates import Estimates
 from modelplex.core.placement import Fleet
@@ -73,6 +76,10 @@ class Router:
         self._waiting.limit = queued_max
         self._retries_lost = retries_lost
 
+    def use(self, choice: Choice | None, now: float) -> list[Command]:
+        """Have a user's class choose the replicas from now on, or this router's own rules."""
+        return self._dispatch.use(choice, now)
+
     # Inputs about requests
 
     def number(self) -> int:
@@ -91,7 +98,7 @@ class Router:
 
         It is given up at its `deadline`, and at its `cold_deadline` if its model is loaded nowhere by then.
         """
-        request = Request(number, model_id, deadline, cold_deadline if model_id else None)
+        request = Request(number, model_id, deadline, cold_deadline if model_id else None, now)
         if model_id:
             self._dispatch.demand.named(model_id)
         full = self._waiting.full
@@ -153,6 +160,7 @@ class Router:
         if request.slotless:
             self._dispatch.ended(request)
             return [Reject(number, Why.REPLICA_LOST)]
+        request.refusals += 1
         if holds:
             view.told_coming(request.model_id, now)
         elif no_room:
@@ -269,11 +277,7 @@ class Router:
         view.told_room(room, harm_s)
         view.told_gone(model_id)
         self._fleet.index(view, model_id)
-        commands: list[Command] = []
-        for request in sorted(self._waiting.of_model(model_id), key=lambda r: r.number):
-            if request.line == replica_id:
-                commands += self._dispatch.replace(request, now)
-        return commands
+        return self._dispatch.gone(view, model_id, now)
 
     def told_ongoing(self, replica_id: str, ongoing: int, now: float) -> list[Command]:
         """A replica has said how many requests run on it."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from modelplex import errors
 from modelplex.core.replica_load import stop_order
 from modelplex.core.rollout import Goal
+from modelplex.runtime import own_router
 from modelplex.runtime.app_spec import DeploymentSpec, Environment
 from modelplex.runtime.engine import Engine, Process
 from modelplex.runtime.health import HealthWatch
@@ -274,6 +275,7 @@ class ServedDeployment:
             retry_lost_requests=options.retry_lost_requests,
             backpressure_status=options.backpressure.status_code,
             backpressure_retry_after_s=options.backpressure.retry_after_s,
+            own_router=own_router.packed(self._title, *self._versions[self.spec.process_version]),
         )
 
     def status(self) -> DeploymentStatus:

@@ -12,6 +12,7 @@ from modelplex.core import routing
 from modelplex.core.estimates import Estimates
 from modelplex.runtime.exchange import Exchange as Exchange
 from modelplex.runtime.link import Connect, Link
+from modelplex.runtime.own_router import OwnChoice
 from modelplex.runtime.replica_links import ReplicaLinks
 from modelplex.runtime.streams import Incoming, Upload
 from modelplex.wire import messages
@@ -36,6 +37,7 @@ class DeploymentRouter:
         self._core = routing.Router(info.max_queued_requests, config.NO_REPLICA_WAIT_S, estimates)
         self._exchanges: dict[int, Exchange] = {}
         self._links = ReplicaLinks(connect, self)
+        self._own_choice = OwnChoice(lambda number: self._exchanges[number].begin)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
@@ -130,6 +132,8 @@ class DeploymentRouter:
         """These are the deployment's options and replicas from now on."""
         self._info = info
         self._core.change(info.max_queued_requests, retries_lost=info.retry_lost_requests)
+        if self._own_choice.changes(info):
+            self._perform(self._core.use(self._own_choice.made(info), self._loop.time()))
         self.update(info.replicas)
 
     def update(self, replicas: Iterable[messages.ReplicaInfo]) -> None:
@@ -227,6 +231,8 @@ class DeploymentRouter:
         harm_s, holds = (None, False) if answer is None else (answer.harm_s, answer.holds)
         now = self._loop.time()
         self._obey(self._core.finish(number, now, exchange.load_s, ongoing, harm_s, holds=holds))
+        if self._own_choice.in_use:
+            self._set_timer()  # others may have come to wait for something else
 
     def _forget(self, number: int) -> None:
         timer = self._exchanges.pop(number).timer

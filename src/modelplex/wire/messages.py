@@ -262,6 +262,17 @@ class ReplicaInfo(_Message):
     address: str
 
 
+class OwnRouter(_Message):
+    """A user's class that chooses replicas: its pickle with its arguments, and where to import from for it.
+
+    Two with the same `version` are the same.
+    """
+
+    version: str
+    data: bytes
+    sys_path: list[str]
+
+
 class DeploymentInfo(_Message):
     """One deployment: its replicas, and what callers have to know of its options (`config.DeploymentConfig`)."""
 
@@ -272,6 +283,7 @@ class DeploymentInfo(_Message):
     retry_lost_requests: bool = True
     backpressure_status: int = 503
     backpressure_retry_after_s: float = 1.0
+    own_router: OwnRouter | None = None
 
 
 class AppInfo(_Message):
