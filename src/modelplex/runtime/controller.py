@@ -5,20 +5,19 @@ import logging
 import secrets
 import socket
 import string
-import time
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from modelplex import config, errors
 from modelplex.core.rollout import Goal
 from modelplex.runtime.app_spec import AppSpec
+from modelplex.runtime.applications import ServedApp, check_route
 from modelplex.runtime.deployments import ServedDeployment
 from modelplex.runtime.desired_state import DesiredState, NotKept, SavedApp
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine, Process
 from modelplex.runtime.process_set import ProcessSet
-from modelplex.status import ApplicationState, ApplicationStatus, ServeStatus
+from modelplex.status import ApplicationState, ServeStatus
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
@@ -27,27 +26,6 @@ log = logging.getLogger(__name__)
 PROXY_STARTS_MAX = 3
 
 _TAG_LETTERS = string.ascii_letters + string.digits
-
-
-@dataclass(slots=True, eq=False)
-class _App:
-    """One application: what it is to be, and what serves it.
-
-    `before` is what it was when it ran last, while it is being changed.
-    """
-
-    spec: AppSpec
-    state: ApplicationState = ApplicationState.DEPLOYING
-    deployments: dict[str, ServedDeployment] = field(default_factory=dict)
-    before: AppSpec | None = None
-    deployed_at: float = field(default_factory=time.time)
-    message: str = ""
-    task: "asyncio.Task[None] | None" = None  # that changes it
-
-    @property
-    def served(self) -> AppSpec:
-        """What callers see: its ingress and its route."""
-        return self.before or self.spec
 
 
 class Controller:
@@ -63,7 +41,7 @@ class Controller:
         self._engine = engine
         self._directory = directory
         self._kept = kept or NotKept()
-        self._apps: dict[str, _App] = {}
+        self._apps: dict[str, ServedApp] = {}
         self._proxies: ProcessSet | None = None
         self._followers: set[Process] = set()
         self._recovering: asyncio.TimerHandle | None = None  # as long as not all is known that runs
@@ -99,108 +77,53 @@ class Controller:
         Of one that runs, deployments that are the same stay as they are; others are replaced gradually.
         Raises `DeploymentFailedError`; then an application that it was to replace goes on.
         """
-        self._check_route(spec)
+        check_route(spec, self.specs)
+        if (app := self._apps.get(spec.name)) is not None:
+            await app.call_off()  # what is wanted now is something else
         app = self._apps.get(spec.name)
-        if app is not None and app.task is not None and app.task is not asyncio.current_task():
-            app.task.cancel()  # what is wanted now is something else
-            await asyncio.wait([app.task])
-            app = self._apps.get(spec.name)
-        if app is None or app.state is ApplicationState.DEPLOY_FAILED:
-            app = self._apps[spec.name] = _App(spec)
-        app.task = asyncio.current_task()
+        is_new = app is None or app.state is ApplicationState.DEPLOY_FAILED
+        if app is None or is_new:
+            app = self._apps[spec.name] = ServedApp(spec, self._engine, self)
+        app.task = task = asyncio.current_task()
         try:
-            await (self._begin(app) if app.state is ApplicationState.DEPLOYING else self._change(app, spec))
+            await (self._begin(app) if is_new else app.change(spec))
+        except asyncio.CancelledError:
+            if app.called_off is not task or task is None:
+                raise
+            task.uncancel()
+            raise errors.DeploymentFailedError(f"What {spec.name} was to be has been called off.") from None
         finally:
             app.task = None
 
-    async def _begin(self, app: _App) -> None:
-        """Run an application of which nothing runs yet."""
-        spec = app.spec
-        for deployment in spec.deployments:
-            app.deployments[deployment.name] = self._new_deployment(spec, deployment.name)
-        self._save()
+    async def _begin(self, app: ServedApp) -> None:
         try:
-            await asyncio.gather(*(deployment.begin() for deployment in app.deployments.values()))
+            await app.begin()
             if self._proxies is not None:
                 await asyncio.shield(self._proxies.outcome)
         except errors.DeploymentFailedError as error:
-            app.state, app.message = ApplicationState.DEPLOY_FAILED, str(error)
-            await self._stop_deployments(app)
+            await app.fail(str(error))
             raise
         except asyncio.CancelledError:
-            if self._apps.get(spec.name) is app:
-                del self._apps[spec.name]
-            await self._stop_deployments(app)
+            if self._apps.get(app.spec.name) is app:
+                del self._apps[app.spec.name]
+            await app.stop()
             raise
-        app.state = ApplicationState.RUNNING
         self.changed()
-
-    async def _change(self, app: _App, spec: AppSpec) -> None:
-        """Have one that runs become another: new deployments first, then callees before their callers."""
-        before = app.before = app.spec
-        app.spec, app.state, app.message = spec, ApplicationState.DEPLOYING, ""
-        self._save()
-        added = [d.name for d in spec.deployments if d.name not in app.deployments]
-        updated: list[str] = []
-        try:
-            for name in added:
-                app.deployments[name] = self._new_deployment(spec, name)
-            await asyncio.gather(*(app.deployments[name].begin() for name in added))
-            for deployment in spec.deployments:
-                if deployment.name not in added:
-                    updated.append(deployment.name)
-                    await app.deployments[deployment.name].update(deployment, spec.environment)
-        except BaseException as error:
-            app.spec, app.before, app.state = before, None, ApplicationState.RUNNING
-            app.message = f"The last change was rolled back: {str(error) or 'it was called off.'}"
-            await self._roll_back(app, before, updated[:-1], added)
-            raise
-        app.before, app.state, app.deployed_at = None, ApplicationState.RUNNING, time.time()
-        self.changed()  # callers find its new ingress before those go that are not needed any more
-        await self._stop_deployments(app, [n for n in app.deployments if spec.deployment(n) is None])
-
-    async def _roll_back(self, app: _App, before: AppSpec, updated: list[str], added: list[str]) -> None:
-        """Those that had become other ones become what they were, the one that failed has done so itself."""
-        self.changed()
-        for name in reversed(updated):
-            spec = before.deployment(name)
-            assert spec is not None
-            self._own(app.deployments[name].update(spec, before.environment))
-        await self._stop_deployments(app, [name for name in added if name in app.deployments])
 
     async def delete(self, name: str) -> None:
         """Stop an application. Nothing happens if there is none of that name."""
         app = self._apps.pop(name, None)
         if app is not None:
+            await app.call_off()
             app.state = ApplicationState.DELETING
-            if app.task is not None:
-                app.task.cancel()
             self.changed()
-            await self._stop_deployments(app)
+            await app.stop()
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def own(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; that a deployment fails is told in the log."""
         task = asyncio.get_running_loop().create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _new_deployment(self, spec: AppSpec, name: str, count: int | None = None) -> ServedDeployment:
-        deployment = spec.deployment(name)
-        assert deployment is not None
-        return ServedDeployment(spec.name, deployment, spec.environment, self._engine, self, count)
-
-    async def _stop_deployments(self, app: _App, names: Iterable[str] | None = None) -> None:
-        # Callers before those they call, so that what runs can still reach what it needs.
-        for name in reversed(list(app.deployments if names is None else names)):
-            await app.deployments[name].stop()
-            del app.deployments[name]
-        self.changed()
-
-    def _check_route(self, spec: AppSpec) -> None:
-        for app in self._apps.values():
-            if app.spec.name != spec.name and app.spec.route_prefix == spec.route_prefix is not None:
-                raise errors.DeploymentFailedError(
-                    f"The application {app.spec.name} is served under {spec.route_prefix!r} already."
-                )
 
     # Its own beginning and end
 
@@ -208,13 +131,10 @@ class Controller:
         """Run what an earlier controller ran. Its processes are about to register; no others start for so long."""
         for record in saved:
             spec = record.before or record.spec
-            app = self._apps[spec.name] = _App(spec, ApplicationState.RUNNING)
-            for deployment in spec.deployments:
-                count = record.counts.get(deployment.name)
-                app.deployments[deployment.name] = self._new_deployment(spec, deployment.name, count)
-                app.deployments[deployment.name].recover(wait_s)
+            app = self._apps[spec.name] = ServedApp(spec, self._engine, self)
+            app.recover(record.counts, wait_s)
             if record.changing:
-                self._own(self.deploy(record.spec))
+                self.own(self.deploy(record.spec))
         self._recovering = asyncio.get_running_loop().call_later(wait_s, self._recovered)
         self._directory.update(self.table())
 
@@ -324,13 +244,13 @@ class Controller:
     def _save(self) -> None:
         apps = [app for app in self._apps.values() if app.state is not ApplicationState.DEPLOY_FAILED]
         try:
-            self._kept.save([_saved(app) for app in apps])
+            self._kept.save([app.saved() for app in apps])
         except OSError as error:
             log.error("What is wanted could not be written, and would be lost with this controller: %s", error)
 
     def status(self) -> ServeStatus:
         proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
-        return ServeStatus(proxies, {name: _status(app) for name, app in self._apps.items()})
+        return ServeStatus(proxies, {name: app.status() for name, app in self._apps.items()})
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
@@ -338,16 +258,3 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except errors.DeploymentFailedError as error:
         log.error("%s", error)
-
-
-def _saved(app: _App) -> SavedApp:
-    counts = {name: deployment.count for name, deployment in app.deployments.items()}
-    return SavedApp(app.spec, app.before, app.state is ApplicationState.DEPLOYING, counts)
-
-
-def _status(app: _App) -> ApplicationStatus:
-    state = app.state
-    if state is ApplicationState.RUNNING and not all(d.running or not d.count for d in app.deployments.values()):
-        state = ApplicationState.UNHEALTHY
-    deployments = {name: deployment.status() for name, deployment in app.deployments.items()}
-    return ApplicationStatus(state, app.message, app.deployed_at, deployments)

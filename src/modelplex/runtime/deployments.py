@@ -5,7 +5,8 @@ import contextlib
 import json
 import logging
 import math
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from modelplex import errors
 from modelplex.core.replica_load import stop_order
@@ -46,6 +47,9 @@ class Owner(Protocol):
     def heard(self, name: str, message: Message) -> None:
         """A process has said what is not about itself."""
 
+    def own(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; that a deployment fails is told in the log."""
+
 
 class ServedDeployment:
     """Keeps the replicas of one deployment as they are wanted.
@@ -81,6 +85,7 @@ class ServedDeployment:
         self._versions: dict[str, tuple[DeploymentSpec, Environment]] = {}
         self._reports = ReplicaReports()
         self._checks_health: set[str] = set()
+        self._updates = 0
         self._processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
         self._questions = Questions(self._processes.tell)
         self._health = HealthWatch(self._check, self._processes.unwell)
@@ -116,16 +121,21 @@ class ServedDeployment:
 
         Raises `DeploymentFailedError`; what ran before runs on then, or again.
         """
+        self._updates += 1
+        update = self._updates
         before, self.rolled_back = self._versions[self.spec.process_version], ""
         self._take(spec, environment)
         outcome = self._want(self._first_count())
         self._owner.changed()
         is_new_config = before[0].config.user_config != spec.config.user_config
+        is_new_config = is_new_config and before[0].process_version == spec.process_version
         try:
-            if is_new_config and before[0].process_version == spec.process_version:
+            if is_new_config:
                 await self._reconfigure(spec)
             await asyncio.shield(outcome)
         except BaseException as error:
+            if update != self._updates:  # something else is wanted by now
+                raise
             self.rolled_back = str(error) or "It was called off."
             self._processes.give_up(self.rolled_back)
             self._take(*before)
@@ -135,7 +145,8 @@ class ServedDeployment:
                 with contextlib.suppress(errors.DeploymentFailedError):  # it has been said
                     await self._reconfigure(before[0])
             raise
-        self._versions = {spec.process_version: (spec, environment)}
+        if update == self._updates:
+            self._versions = {spec.process_version: (spec, environment)}
 
     async def stop(self) -> None:
         """Let its replicas end what they do, then end them."""

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 
 from modelplex import errors
-from modelplex.ingress import Ingress
+from modelplex.ingress import Ingress, ingress_of
 from modelplex.runtime.asgi import App, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -123,3 +123,13 @@ async def _answer_error(connection: HTTPConnection, error: Exception) -> Respons
     wait_s = error.retry_after_s
     headers = {} if wait_s is None else {"retry-after": str(max(1, math.ceil(wait_s)))}
     return PlainTextResponse(str(error), error.status, headers)
+
+
+async def start_for(cls: type) -> HostedApp | None:
+    """The app that answers for a class, when it has started; None if the class answers itself."""
+    ingress = ingress_of(cls)
+    if ingress is None:
+        return None
+    app = await build(ingress, cls)
+    await app.start()
+    return app

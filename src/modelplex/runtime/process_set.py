@@ -96,6 +96,8 @@ class ProcessSet:
 
     def want(self, goal: Goal) -> "asyncio.Future[None]":
         """Bring so many of a version to run. Answers `outcome`."""
+        if self._stopping:
+            return self.outcome
         if self._core.goal is not None and self._core.goal.version != goal.version:
             self._conclude(f"{self._title} is to be of another version by now.")
         if self.outcome.done():

@@ -11,7 +11,6 @@ from typing import Any
 from modelplex import config, context, errors
 from modelplex.config import DeploymentConfig, check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
-from modelplex.ingress import ingress_of
 from modelplex.multiplex import Loader, loaders_of
 from modelplex.runtime import hosted_app, payload
 from modelplex.runtime.app_spec import Environment
@@ -100,10 +99,7 @@ class Replica:
         async with asyncio.timeout(spec.config.health_check_timeout_s):
             await self.servable.check_health()
         await self._models.start()
-        cls = type(self.servable.instance)
-        if (ingress := ingress_of(cls)) is not None:
-            self.servable.app = await hosted_app.build(ingress, cls)
-            await self.servable.app.start()
+        self.servable.app = await hosted_app.start_for(type(self.servable.instance))
         await self._models.warm(spec.models, config.WARM_UP_S)
 
     def _model_host(self, loader: Loader, owner: object) -> ModelHost:

@@ -108,9 +108,6 @@ class DeploymentRouter:
         if timeout_s is not None:
             exchange.deadline = now + timeout_s
 
-    def _time_out(self, exchange: Exchange) -> None:
-        self._drop(exchange, _too_late(self._name))
-
     def cancel(self, exchange: Exchange) -> None:
         """The caller has gone away, or has what it wants. Nothing happens if the exchange is over."""
         if exchange.begin.stream in self._exchanges:  # seldom: an error costs as much as a decision
@@ -137,7 +134,6 @@ class DeploymentRouter:
         self.update(info.replicas)
 
     def update(self, replicas: Iterable[messages.ReplicaInfo]) -> None:
-        """These are the replicas to use from now on."""
         for replica_id in self._links.update(replicas):
             self._retire(replica_id)
 
@@ -256,7 +252,8 @@ class DeploymentRouter:
                     exchange = self._exchanges[number]
                     exchange.send(command, link)
                     if exchange.deadline is not None and exchange.timer is None:  # until now the core looked after it
-                        exchange.timer = self._loop.call_at(exchange.deadline, self._time_out, exchange)
+                        error = _too_late(self._name)
+                        exchange.timer = self._loop.call_at(exchange.deadline, self._drop, exchange, error)
                 case routing.Reject(number):
                     exchange = self._exchanges[number]
                     self._forget(number)

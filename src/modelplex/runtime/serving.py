@@ -179,25 +179,9 @@ class Serving:
         if not self._ended:
             self._ended = True
             if self._host.watchers:
-                self._host.watchers.tell(self._record(ok))
+                self._host.watchers.tell(_record(self._begin, self._context, self.began, self._host, ok=ok))
             self._context.end()
             self._host.finished(self, answered=answered)
-
-    def _record(self, ok: bool) -> messages.Record:
-        """What those who watch are told; made while the request still holds its models."""
-        run_s, request, arrived_at = time.perf_counter() - self.began, self._context, self._begin.arrived_at
-        size_bytes, load_s = self._host.measured(request.model_id) or (0, 0.0)
-        return messages.Record(
-            arrived_at=arrived_at,
-            model_id=request.model_id,
-            start=request.start,
-            queue_s=max(0.0, time.time() - run_s - arrived_at),
-            load_s=load_s if request.start == Start.COLD.value and load_s else request.load_s,
-            # Models that were waited for side by side make up more than the time that passed.
-            service_s=max(0.0, run_s - request.load_s),
-            size_bytes=size_bytes or None,
-            ok=ok,
-        )
 
     async def _call(self) -> None:
         body = self.body if self.incoming is None else await self.incoming.read_all()
@@ -327,3 +311,20 @@ def _words(error: BaseException) -> str:
         return repr(error)
     except Exception:  # noqa: BLE001 - the user's class may raise anything here, too
         return type(error).__name__
+
+
+def _record(begin: Begin, request: RequestContext, began: float, host: Host, *, ok: bool) -> messages.Record:
+    """What those who watch are told of a request that ends; made while it still holds its models."""
+    run_s, arrived_at = time.perf_counter() - began, begin.arrived_at
+    size_bytes, load_s = host.measured(request.model_id) or (0, 0.0)
+    return messages.Record(
+        arrived_at=arrived_at,
+        model_id=request.model_id,
+        start=request.start,
+        queue_s=max(0.0, time.time() - run_s - arrived_at),
+        load_s=load_s if request.start == Start.COLD.value and load_s else request.load_s,
+        # Models that were waited for side by side make up more than the time that passed.
+        service_s=max(0.0, run_s - request.load_s),
+        size_bytes=size_bytes or None,
+        ok=ok,
+    )
