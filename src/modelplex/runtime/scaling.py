@@ -31,7 +31,8 @@ class Scaling:
         self._title = f"{app_name}_{deployment}"
         self._resize = resize
         self._timer: asyncio.TimerHandle | None = None
-        self._error: BaseException | None = None
+        self._closed = False
+        self._error = ""  # of the policy, when it was asked last
         self._core = Autoscaler(
             options,
             current,
@@ -72,20 +73,25 @@ class Scaling:
         self._core.source_gone(source)
 
     def close(self) -> None:
+        """Decide nothing more, whatever is still told."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._core.next_look, self._look)
+        if not self._closed:
+            self._timer = self._loop.call_at(self._core.next_look, self._look)
 
     def _look(self) -> None:
         before = self._core.target
         count = self._core.decide(self._loop.time())
-        if self._core.policy_error is not None and self._core.policy_error is not self._error:
-            log.error("The autoscaling policy of %s has failed.", self._title, exc_info=self._core.policy_error)
-        self._error = self._core.policy_error
+        failed = self._core.policy_error
+        error = "" if failed is None else f"{type(failed).__name__}: {failed}"
+        if failed is not None and error != self._error:  # once, not at every look
+            log.error("The autoscaling policy of %s has failed.", self._title, exc_info=failed)
+        self._error = error
         if count != before:
             log.info("%s is to have %d replicas in place of %d: %s", self._title, count, before, self._core.why)
             self._resize(count)
