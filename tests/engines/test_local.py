@@ -48,7 +48,7 @@ async def engine_with(gpus: Sequence[str] = (), log_dir: Path | str = "") -> Asy
         started.append(await start(*args))
         return started[-1]
 
-    engine._start = noted  # type: ignore[method-assign]
+    engine._start = noted  # type: ignore[method-assign,assignment]
     try:
         yield engine
     finally:

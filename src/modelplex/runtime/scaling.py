@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from modelplex import config
+from modelplex import config, errors
 from modelplex.config import AutoscalingConfig
 from modelplex.core.replica_load import ReplicaLoad
 from modelplex.core.scaling import Autoscaler
@@ -21,7 +21,9 @@ class Scaling:
         deployment: the deployment.
         options: see `config.AutoscalingConfig`.
         current: how many are wanted now.
-        resize: told how many are wanted, when that has changed, and why.
+        resize: told how many are wanted, when that has changed.
+
+    Raises `DeploymentFailedError` if the options name a policy that cannot be imported.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Scaling:
         return self._core.why
 
     def set_options(self, options: AutoscalingConfig) -> int:
-        """Answers how many are wanted by them."""
+        """Answers how many are wanted by them. Raises `DeploymentFailedError` as the constructor does."""
         count = self._core.set_options(options, self._loop.time(), _policy(options))
         self._set_timer()
         return count
@@ -100,5 +102,10 @@ class Scaling:
 
 def _policy(options: AutoscalingConfig) -> ScalingPolicy | None:
     given = options.policy
-    policy: ScalingPolicy | None = config.load(given) if isinstance(given, str) else given  # type: ignore[assignment]
+    if not isinstance(given, str):
+        return given  # type: ignore[return-value]
+    try:
+        policy: ScalingPolicy = config.load(given)
+    except Exception as error:
+        raise errors.DeploymentFailedError(f"The autoscaling policy {given!r} cannot be imported: {error!r}") from error
     return policy
