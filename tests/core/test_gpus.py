@@ -39,7 +39,7 @@ def test_a_whole_one_shares_with_nobody() -> None:
     assert gpus.take("e", 0.1) is None
 
 
-@pytest.mark.parametrize("parts", [3, 7, 10])
+@pytest.mark.parametrize("parts", [3, 7, 10, 93])
 def test_parts_that_make_up_one_fit_on_one(parts: int) -> None:
     gpus = Gpus(["0"])
     assert [gpus.take(str(n), 1 / parts) for n in range(parts)] == [{"0": 1 / parts}] * parts

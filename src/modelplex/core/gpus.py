@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-# What shares may be off when they are added, such as three of a third.
+# What shares may be off when they are added, such as 93 parts of one 93rd.
 ROUNDING = 1e-6
 
 
@@ -28,7 +28,7 @@ class Gpus:
         Answers its share of each GPU, by their ids; None if there is not so much.
         """
         if amount >= 1:
-            free = [gpu for gpu in self.ids if self._taken(gpu) < ROUNDING][: int(amount)]
+            free = [gpu for gpu in self.ids if not self._taken(gpu)][: int(amount)]
             shares = dict.fromkeys(free, 1.0) if len(free) == int(amount) else None
         elif amount > 0:
             fitting = [gpu for gpu in self.ids if self._taken(gpu) + amount <= 1 + ROUNDING]
