@@ -1,6 +1,7 @@
 """Log lines: how they look, where they go, and what becomes of them when they cannot be written."""
 
 import io
+import json
 import logging
 import re
 import threading
@@ -8,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from modelplex import context
+from modelplex.config import LoggingConfig
 from modelplex.context import RequestContext
 from modelplex.observe import logs
-from modelplex.observe.logs import LineFormatter, QueueHandler
+from modelplex.observe.logs import JSONFormatter, LineFormatter, QueueHandler
 
 LOGGER = "modelplex.tests.logs"
 
@@ -37,6 +39,8 @@ def log() -> Iterator[logging.Logger]:
     logger.setLevel(logging.INFO)
     yield logger
     top.setLevel(level)
+    logger.setLevel(logging.NOTSET)
+    logging.getLogger(logs.ACCESS_LOGGER).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -431,3 +435,127 @@ def test_lines_of_two_seconds_have_their_own_times() -> None:
     for record.created, record.msecs in ((1e9, 0.0), (1e9 + 0.25, 250.0), (1e9 + 1, 0.0), (1e9, 999.9)):
         times.append(formatter.format(record).split(" ")[2])
     assert [at.partition(":")[2] for at in times] == ["46:40,000", "46:40,250", "46:41,000", "46:40,999"]
+
+
+# What a deployment says of its logs
+
+
+def started(folder: Path, **options: Any) -> QueueHandler:
+    return logs.start("c", "p", str(folder), console=False, logger=LOGGER, options=LoggingConfig(**options))
+
+
+def objects(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(path)]
+
+
+@pytest.mark.usefixtures("_in_request")
+def test_json_has_what_the_text_has(log: logging.Logger, tmp_path: Path) -> None:
+    handler = started(tmp_path, encoding="JSON")
+    log.warning('a "word",\nand %s \udcff', "模型")
+    logs.FrequentLine(log)("100% done")
+    handler.close()
+    one, other = objects(tmp_path / "p.log")
+    assert datetime.fromisoformat(one.pop("asctime").replace(",", "."))
+    assert one.pop("lineno") > 0
+    assert one == {
+        "levelname": "WARNING",
+        "deployment": "c",
+        "replica": "p",
+        "request_id": "CUpzhwUUNw",
+        "route": "/",
+        "application": "default",
+        "filename": "test_logs.py",
+        "message": 'a "word",\nand 模型 \udcff',
+    }
+    assert (other["levelname"], other["message"], other["filename"]) == ("INFO", "100% done", "test_logs.py")
+
+
+def test_json_outside_of_a_request_has_dashes(log: logging.Logger, tmp_path: Path) -> None:
+    handler = started(tmp_path, encoding="JSON")
+    log.info("hello")
+    handler.close()
+    [line] = objects(tmp_path / "p.log")
+    assert (line["request_id"], line["route"], line["application"]) == ("-", "-", "-")
+
+
+def test_a_traceback_is_in_the_same_object(log: logging.Logger, tmp_path: Path) -> None:
+    handler = started(tmp_path, encoding="JSON")
+    try:
+        raise ValueError("inside {}")
+    except ValueError:
+        log.exception("it failed", stack_info=True)
+    handler.close()
+    [line] = objects(tmp_path / "p.log")
+    assert line["message"] == "it failed"
+    assert "ValueError: inside {}" in line["exc_text"]
+    assert "Stack (most recent call last)" in line["exc_text"]
+
+
+def test_what_is_said_of_dropped_lines_is_json_too(log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "RECORDS_MAX", 1)
+    stream = Stuck()
+    handler = QueueHandler(JSONFormatter("c", "p"), [stream], log)
+    log.info("first")
+    assert stream.asked.wait(10)
+    for _ in range(3):
+        log.info("more")
+    stream.let_go.set()
+    handler.close()
+    *_, last = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (last["levelname"], last["message"]) == ("WARNING", DROPPED.format(2))
+
+
+def test_a_folder_of_the_deployments_goes_before(log: logging.Logger, tmp_path: Path) -> None:
+    handler = started(tmp_path / "of the run", logs_dir=str(tmp_path / "own"))
+    log.info("hello")
+    handler.close()
+    assert [path.parent.name for path in tmp_path.rglob("*.log")] == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [("DEBUG", ["DEBUG", "INFO", "WARNING", "ERROR"]), ("INFO", ["INFO", "WARNING", "ERROR"]), ("ERROR", ["ERROR"])],
+)
+@pytest.mark.parametrize("of_the_user", [False, True])
+def test_lines_below_the_level_are_not_written(
+    log: logging.Logger, tmp_path: Path, level: str, written: list[str], of_the_user: bool
+) -> None:
+    log.setLevel(logging.DEBUG if of_the_user else logging.NOTSET)
+    handler = started(tmp_path, log_level=level)
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        log.log(number, "hello")
+    handler.close()
+    if of_the_user and level == "INFO":
+        written = ["DEBUG", *written]  # a level that somebody has set is theirs, above what is left out for good
+    assert [line.split(" ")[0] for line in lines(tmp_path / "p.log")] == written
+
+
+def test_a_frequent_line_is_left_out_below_the_level_of_the_deployment(log: logging.Logger, tmp_path: Path) -> None:
+    log.setLevel(logging.INFO)
+    handler = started(tmp_path, log_level="WARNING")
+    logs.FrequentLine(log)("hello")
+    handler.close()
+    assert lines(tmp_path / "p.log") == []
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_lines_of_each_request_can_be_left_out(log: logging.Logger, tmp_path: Path, enabled: bool) -> None:
+    handler = logs.start(
+        "c",
+        "p",
+        str(tmp_path),
+        console=False,
+        logger="modelplex",
+        options=LoggingConfig(enable_access_log=enabled),
+    )
+    logs.FrequentLine(logging.getLogger(logs.ACCESS_LOGGER))("Started executing request r")
+    log.info("hello")
+    handler.close()
+    expected = ["Started executing request r", "hello"] if enabled else ["hello"]
+    assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == expected
+
+
+def test_a_frequent_line_that_is_written_goes_the_short_way(log: logging.Logger, tmp_path: Path) -> None:
+    handler = started(tmp_path)
+    assert logs.FrequentLine(log)._only_handler() is handler
+    handler.close()

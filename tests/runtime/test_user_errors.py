@@ -67,6 +67,8 @@ async def test_an_exception_of_user_code_is_kept_from_http_and_logged(caplog: py
         (Refusal("x" * 2 * CHUNK_BYTES), "Refusal('xxx"),
         (asyncio.CancelledError("by itself"), "CancelledError('by itself')"),
         (SystemExit(3), "SystemExit(3)"),
+        (KeyboardInterrupt(), "KeyboardInterrupt()"),
+        (pytest.fail.Exception("by a test's own code"), "by a test's own code"),
         (KeyError("a"), "KeyError('a')"),
         (StopIteration(1), "RuntimeError('coroutine raised StopIteration')"),
         (Unprintable(), "Unprintable"),
@@ -100,7 +102,7 @@ async def test_an_exception_that_cannot_travel_stays_and_its_words_go(error: Exc
         assert fail.message
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3)])
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt()])
 @in_virtual_time
 async def test_what_would_end_or_cancel_its_caller_does_not_travel(error: BaseException) -> None:
     async def handler() -> None:
@@ -154,3 +156,24 @@ async def test_a_timeout_of_user_codes_own_is_an_error_like_any_other() -> None:
         fail, _ = await router.failure(router.call())
         assert fail.message == "TimeoutError()"
         assert (await router.failure(router.http()))[0].message == "TimeoutError()"
+
+
+@in_virtual_time
+async def test_code_that_raises_something_else_when_it_is_cancelled_ends_no_less() -> None:
+    begun = asyncio.Event()
+
+    async def handler() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            pytest.fail("on its way out")
+
+    async with replica_of(handler) as replica:
+        router = RawRouter(replica)
+        stream = router.call()
+        await begun.wait()
+        router.leave(stream)
+        fail, _ = await router.failure(stream)
+        assert "on its way out" in fail.message
+        assert replica.ongoing == 0

@@ -13,10 +13,9 @@ from scripted_replica import ScriptedReplica
 from virtual_time import in_virtual_time, turns
 
 from modelplex.multiplex import Loader, multiplexed
-from modelplex.runtime import payload
+from modelplex.runtime import payload, serving
 from modelplex.runtime.link import Link
 from modelplex.runtime.replica import Replica
-from modelplex.runtime.serving import Serving
 from modelplex.runtime.watchers import BATCH_RECORDS, FLUSH_S, KEPT_RECORDS_MAX, Watchers
 from modelplex.wire import messages
 from modelplex.wire.messages import Begin, Message, Record, Records, Taken, Watch, Watching
@@ -363,7 +362,7 @@ async def test_a_request_costs_nothing_more_when_nobody_watches(monkeypatch: pyt
         watcher.link.close()
         await watcher.until_lost()
         await turns(2)
-        monkeypatch.setattr(Serving, "_record", lambda *args: pytest.fail("nobody wants it"))
+        monkeypatch.setattr(serving, "_record", lambda *args, **kwargs: pytest.fail("nobody wants it"))
         await router.reply(router.call())
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
@@ -63,6 +63,7 @@ class ScriptedEngine:
         self.at_once = True
         self.failing = ""
         self.closed = False
+        self.adopted: list[str] = []
 
     @property
     def connect(self) -> Connect:
@@ -77,6 +78,9 @@ class ScriptedEngine:
         process = self._process("proxy")
         self.proxies.append(process)
         return process
+
+    def adopt(self, name: str, gpus: Mapping[str, float], exited: "asyncio.Future[str]") -> None:
+        self.adopted.append(name)
 
     async def close(self) -> None:
         self.closed = True

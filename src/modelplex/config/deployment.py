@@ -87,8 +87,9 @@ class DeploymentConfig:
             as many as are replaced at a time unless given. With 0 an old one ends before a new one starts.
         max_leaked_bytes: a replica whose unloaded models still take more is replaced, as a number of bytes or as text
             such as "2GiB"; None for never.
-        ray_actor_options: what a replica needs: `num_gpus` is how many GPUs each has for itself
-            (`CUDA_VISIBLE_DEVICES`), `runtime_env` may have `env_vars`; the rest is for other engines, and ignored.
+        ray_actor_options: what a replica needs: `num_gpus` is how many GPUs each has for itself, or which part of one
+            (`CUDA_VISIBLE_DEVICES`; with 0 it sees none, without it that variable is left alone); `runtime_env` may
+            have `env_vars`. The rest is for other engines, and ignored.
         placement_group_bundles, placement_group_strategy, max_replicas_per_node: for other engines, and ignored.
         logging_config: the logs of its replicas (`LoggingConfig`).
     """
@@ -202,6 +203,27 @@ class DeploymentConfig:
     def logs(self) -> LoggingConfig:
         return self.logging_config if isinstance(self.logging_config, LoggingConfig) else LoggingConfig()
 
+    @property
+    def num_gpus(self) -> float | None:
+        """How many GPUs each replica has; None if nothing is said of them."""
+        given: float | None = (self.ray_actor_options or {}).get("num_gpus")
+        return given
+
+    @property
+    def env_vars(self) -> dict[str, str]:
+        """Environment variables of its replicas, over those of the application."""
+        return dict(_env_vars(self.ray_actor_options or {}))
+
+    @property
+    def ignored(self) -> list[str]:
+        """The options that are given and have no effect."""
+        options = self.ray_actor_options or {}
+        keys = [f"ray_actor_options[{key!r}]" for key in options if key not in ("num_gpus", "runtime_env")]
+        runtime_env = options.get("runtime_env") or {}
+        keys += [f"ray_actor_options['runtime_env'][{key!r}]" for key in runtime_env if key != "env_vars"]
+        elsewhere = ("placement_group_bundles", "placement_group_strategy", "max_replicas_per_node")
+        return keys + [option for option in elsewhere if getattr(self, option) is not None]
+
     @classmethod
     def option_names(cls) -> list[str]:
         return [field.name for field in fields(cls)]
@@ -221,10 +243,19 @@ def _check_ray_actor_options(options: object) -> None:
         return
     if not isinstance(options, dict):
         raise TypeError(f"ray_actor_options must be a dict, got {options!r}.")
-    gpus = options.get("num_gpus", 0)
-    check_number("num_gpus", gpus, 0)
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"num_gpus must be a whole number, or a part of 1, got {gpus!r}.")
-    env_vars = (options.get("runtime_env") or {}).get("env_vars") or {}
+    if (gpus := options.get("num_gpus")) is not None:
+        check_number("num_gpus", gpus, 0)
+        if gpus > 1 and gpus % 1 != 0:
+            raise ValueError(f"num_gpus must be a whole number, or a part of 1, got {gpus!r}.")
+    if not isinstance(options.get("runtime_env"), dict | None):
+        raise TypeError(f"runtime_env must be a dict, got {options['runtime_env']!r}.")
+    env_vars = _env_vars(options)
     if not isinstance(env_vars, dict) or not all(isinstance(t, str) for kv in env_vars.items() for t in kv):
         raise TypeError(f"env_vars of runtime_env must map text to text, got {env_vars!r}.")
+    for name, value in env_vars.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"{name!r}: {value!r} of runtime_env's env_vars cannot be an environment variable.")
+
+
+def _env_vars(options: Mapping[str, Any]) -> Any:
+    return (options.get("runtime_env") or {}).get("env_vars") or {}

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
@@ -105,6 +105,9 @@ class InlineEngine:
         if process is None or process.exited.done():
             raise ConnectionRefusedError(f"no replica {address}")
         return process.link(receiver)
+
+    def adopt(self, name: str, gpus: Mapping[str, float], exited: "asyncio.Future[str]") -> None:
+        pass
 
     async def close(self) -> None:
         self._processes.clear()

@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
+from modelplex.core.gpus import Gpus
+from modelplex.engines import gpu_devices
 from modelplex.runtime import payload
 from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.link import Connect, Link, SocketLink, connect_unix
@@ -22,6 +26,8 @@ from modelplex.runtime.replica import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Message
+
+log = logging.getLogger(__name__)
 
 
 class LocalProcess:
@@ -103,22 +109,73 @@ class LocalEngine:
     """Starts children of this process.
 
     Args:
-        log_dir: each replica writes a log file there.
+        log_dir: each replica writes a log file there, unless its deployment has a folder of its own.
         console: whether they log to the console, too.
         folder: where their sockets are; this user's alone, and removed in the end.
         register_at: where they find the next controller when this one has died; they end with this one unless given.
+        find_gpus: answers the ids of the GPUs that replicas may have; called when the first one wants some.
     """
 
-    def __init__(self, log_dir: str, folder: str, *, console: bool = True, register_at: str = "") -> None:
+    def __init__(
+        self,
+        log_dir: str,
+        folder: str,
+        *,
+        console: bool = True,
+        register_at: str = "",
+        find_gpus: Callable[[], Sequence[str]] = gpu_devices.find,
+    ) -> None:
         self._setup = messages.Setup(sys_path=[], log_dir=log_dir, console=console, register_at=register_at)
         self._folder = folder
+        self._gpus = Gpus()
+        self._find_gpus = find_gpus
+        self._gpus_found = False
+        self._finding = asyncio.Lock()
+        self._said_ignored: set[tuple[str, ...]] = set()
 
     @property
     def connect(self) -> Connect:
         return connect_unix
 
     async def start_replica(self, spec: ReplicaSpec) -> LocalProcess:
-        return await self._start(spec.tag, spec, (), spec.environment)
+        self._say_ignored(spec)
+        name, config = spec.context.replica_id, spec.config
+        shares = await self._take_gpus(name, config.num_gpus or 0)
+        try:
+            env_vars = {**config.env_vars, **gpu_devices.variables(config.num_gpus, shares)}
+            environment = replace(spec.environment, env_vars={**spec.environment.env_vars, **env_vars})
+            process = await self._start(spec.tag, replace(spec, gpus=shares), (), environment)
+        except BaseException:
+            self._gpus.give_back(name)
+            raise
+        process.exited.add_done_callback(lambda _: self._gpus.give_back(name))
+        return process
+
+    def adopt(self, name: str, gpus: Mapping[str, float], exited: "asyncio.Future[str]") -> None:
+        """A replica that another engine has started has these shares of GPUs, until it has exited."""
+        self._gpus.adopt(name, gpus)
+        exited.add_done_callback(lambda _: self._gpus.give_back(name))
+
+    async def _take_gpus(self, name: str, wanted: float) -> dict[str, float]:
+        """Raises `DeploymentFailedError` if there are not so many."""
+        if wanted and not self._gpus_found:
+            async with self._finding:
+                if not self._gpus_found:
+                    # In a thread, since it may have to ask a program.
+                    self._gpus.ids = await asyncio.to_thread(self._find_gpus)
+                    self._gpus_found = True
+        shares = self._gpus.take(name, wanted)
+        if shares is None:
+            raise gpu_devices.too_few(name, wanted, self._gpus)
+        return shares
+
+    def _say_ignored(self, spec: ReplicaSpec) -> None:
+        """Once for each deployment, and again when it has other options."""
+        said = (spec.app_name, spec.config.name, *spec.config.ignored)
+        if spec.config.ignored and said not in self._said_ignored:
+            self._said_ignored.add(said)
+            names = ", ".join(spec.config.ignored)
+            log.warning("%s_%s: ignored, since replicas are processes on this machine: %s", *said[:2], names)
 
     async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
         # A copy: the program may close its own while the child is being started.

@@ -1,9 +1,11 @@
 """Log lines, to the console and a file, written by a thread so that the request path only puts a record on a queue.
 
 A line: level, time, deployment, replica, request id, route, application, file:line - message; "-" where there is none.
+Or an object with the same as JSON, if a deployment's `LoggingConfig` says so.
 """
 
 import contextlib
+import json
 import logging
 import queue
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from modelplex import context
+from modelplex.config import LoggingConfig
 
 # Records on the queue at a time. When the console or the disk cannot keep up, lines are dropped and counted, since the
 # alternative is to make requests wait for a terminal.
@@ -23,6 +26,9 @@ RECORDS_MAX = 20_000
 # take the interpreter from the event loop each time.
 GATHER_S = 0.01
 BATCH_MAX = 1_000
+
+# What the two lines of each request are logged by, so that its level can leave them out.
+ACCESS_LOGGER = "modelplex.access"
 
 
 class LineFormatter(logging.Formatter):
@@ -35,6 +41,7 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, component: str, process_name: str) -> None:
         super().__init__()
+        self._component, self._process_name = component, process_name
         self._names = f"{component} {process_name}"
         self._second = -1
         self._time = ""
@@ -44,21 +51,67 @@ class LineFormatter(logging.Formatter):
         request: context.RequestContext | None = getattr(record, "request", None)
         place = f"{record.filename}:{record.lineno}"
         line = self.line(record.levelname, record.created, record.msecs, request, place, record.getMessage())
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        if record.stack_info:
-            line += "\n" + self.formatStack(record.stack_info)
+        if record.exc_info or record.stack_info:
+            line = self.with_trace(line, self._trace(record))
         return line
 
     def line(
         self, level: str, created: float, msecs: float, request: context.RequestContext | None, place: str, message: str
     ) -> str:
         """A line of its parts; `place` is file:line."""
+        of = "- - -" if request is None else f"{request.request_id} {request.route or '-'} {request.app_name}"
+        return f"{level} {self._at(created)},{int(msecs):03d} {self._names} {of} {place} - {message}"
+
+    def with_trace(self, line: str, trace: str) -> str:
+        """The line with the traceback, or the stack, that belongs to it."""
+        return f"{line}\n{trace}"
+
+    def dropped(self, count: int) -> str:
+        """What is written in place of so many lines."""
+        return f"({count} lines were dropped here: they came faster than they could be written)"
+
+    def _at(self, created: float) -> str:
         second = int(created)
         if second != self._second:
             self._second, self._time = second, time.strftime(self.default_time_format, time.localtime(second))
-        of = "- - -" if request is None else f"{request.request_id} {request.route or '-'} {request.app_name}"
-        return f"{level} {self._time},{int(msecs):03d} {self._names} {of} {place} - {message}"
+        return self._time
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        return "\n".join([*parts, self.formatStack(record.stack_info)] if record.stack_info else parts)
+
+
+class JSONFormatter(LineFormatter):
+    """Each line is a JSON object, whose fields have the names that Ray Serve's JSON lines have.
+
+    A traceback is the field `exc_text`.
+    """
+
+    def line(
+        self, level: str, created: float, msecs: float, request: context.RequestContext | None, place: str, message: str
+    ) -> str:
+        filename, _, line = place.rpartition(":")
+        return json.dumps(
+            {
+                "levelname": level,
+                "asctime": f"{self._at(created)},{int(msecs):03d}",
+                "deployment": self._component,
+                "replica": self._process_name,
+                "request_id": "-" if request is None else request.request_id,
+                "route": (request.route if request is not None else "") or "-",
+                "application": "-" if request is None else request.app_name,
+                "filename": filename,
+                "lineno": int(line),
+                "message": message,
+            }
+        )
+
+    def with_trace(self, line: str, trace: str) -> str:
+        return f'{line[:-1]}, "exc_text": {json.dumps(trace)}}}'
+
+    def dropped(self, count: int) -> str:
+        now = time.time()
+        return self.line("WARNING", now, now % 1 * 1e3, None, "logs.py:0", super().dropped(count))
 
 
 class FrequentLine:
@@ -172,7 +225,7 @@ class QueueHandler(logging.Handler):
             caught_up = self._queue.empty()
             if caught_up and (dropped := self.dropped - reported):
                 reported += dropped
-                text += f"({dropped} lines were dropped here: they came faster than they could be written)\n"
+                text += self._formatter.dropped(dropped) + "\n"
             self._put(text, flush=caught_up)
 
     def _text(self, record: "logging.LogRecord | _Frequent") -> str:
@@ -196,21 +249,36 @@ class QueueHandler(logging.Handler):
 
 
 def start(
-    component: str, process_name: str, log_dir: str = "", *, console: bool = True, logger: str = ""
+    component: str,
+    process_name: str,
+    log_dir: str = "",
+    *,
+    console: bool = True,
+    logger: str = "",
+    options: LoggingConfig | None = None,
 ) -> QueueHandler:
-    """Write this process's log from now on. Close the handler at the end.
+    """Write this process's log from now on. Close the handler at the end. Raises OSError if the file cannot be opened.
 
     Args:
         component, process_name: see `LineFormatter`.
-        log_dir: the file `<process_name>.log` is written in this folder; empty for none.
+        log_dir: the file `<process_name>.log` is written in this folder, or in that of the options; empty
+            for none.
         console: whether to write to the console.
         logger: the logger whose lines are written, with those below it; all unless given.
+        options: what is written, and how. Loggers of the user's have the levels that the user gives them; but with a
+            `log_level` above INFO, nothing below it is written.
     """
+    options = options or LoggingConfig()
     streams: list[IO[str]] = [sys.stderr] if console else []
-    if log_dir:
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
-        path = Path(log_dir) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")
+    if folder := options.logs_dir or log_dir:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        path = Path(folder) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")
         streams.append(path.open("a", encoding="utf-8", errors="backslashreplace"))
-    handler = QueueHandler(LineFormatter(component, process_name), streams, logging.getLogger(logger))
-    logging.getLogger("modelplex").setLevel(logging.INFO)
+    formatter = (JSONFormatter if options.encoding == "JSON" else LineFormatter)(component, process_name)
+    handler = QueueHandler(formatter, streams, logging.getLogger(logger))
+    level: int = logging.getLevelNamesMapping()[options.log_level]
+    if level > logging.INFO:
+        handler.addFilter(lambda record: record.levelno >= level)  # not the handler's level: see `FrequentLine`
+    logging.getLogger("modelplex").setLevel(level)
+    logging.getLogger(ACCESS_LOGGER).setLevel(logging.NOTSET if options.enable_access_log else logging.WARNING)
     return handler

@@ -103,7 +103,7 @@ class ServedApp:
         for name in reversed(updated):
             spec = before.deployment(name)
             assert spec is not None
-            self._owner.own(self.deployments[name].update(spec, before.environment))
+            self.deployments[name].go_back(spec, before.environment)
         await self.stop(added)
 
     async def stop(self, names: Iterable[str] | None = None) -> None:

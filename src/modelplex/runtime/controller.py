@@ -103,7 +103,7 @@ class Controller:
         except errors.DeploymentFailedError as error:
             await app.fail(str(error))
             raise
-        except asyncio.CancelledError:
+        except BaseException:
             if self._apps.get(app.spec.name) is app:
                 del self._apps[app.spec.name]
             await app.stop()
@@ -119,11 +119,12 @@ class Controller:
             self.changed()
             await app.stop()
 
-    def own(self, work: Coroutine[Any, Any, None]) -> None:
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background; that a deployment fails is told in the log."""
         task = asyncio.get_running_loop().create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Its own beginning and end
 

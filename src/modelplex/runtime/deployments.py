@@ -1,8 +1,6 @@
 """One deployment as it runs: its versions, its replicas, how they are, and how many there are to be."""
 
 import asyncio
-import contextlib
-import json
 import logging
 import math
 from collections.abc import Coroutine
@@ -20,6 +18,7 @@ from modelplex.runtime.questions import Questions
 from modelplex.runtime.replica import ReplicaSpec
 from modelplex.runtime.replica_reports import ReplicaReports
 from modelplex.runtime.scaling import Scaling
+from modelplex.runtime.user_configs import UserConfigs
 from modelplex.status import DeploymentState, DeploymentStatus
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
@@ -28,8 +27,6 @@ log = logging.getLogger(__name__)
 
 # A deployment that fails to start is tried so often for each replica, unless its own limit is lower.
 STARTS_PER_REPLICA = 3
-
-RECONFIGURE_TIMEOUT_S = 60.0
 
 
 class Owner(Protocol):
@@ -47,7 +44,7 @@ class Owner(Protocol):
     def heard(self, name: str, message: Message) -> None:
         """A process has said what is not about itself."""
 
-    def own(self, work: Coroutine[Any, Any, None]) -> None:
+    def own(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run something in the background; that a deployment fails is told in the log."""
 
 
@@ -88,6 +85,7 @@ class ServedDeployment:
         self._updates = 0
         self._processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
         self._questions = Questions(self._processes.tell)
+        self._user_configs = UserConfigs(self._title, self._questions)
         self._health = HealthWatch(self._check, self._processes.unwell)
         self._scaling: Scaling | None = None
         self._count = spec.config.first_replicas if count is None else count
@@ -106,13 +104,14 @@ class ServedDeployment:
 
     def recover(self, wait_s: float) -> None:
         """It ran before, and its replicas are about to register: for so long no others are started."""
-        goal = self._goal(self._count)
+        goal = _goal(self.spec, self._count)
         self._processes.recover(goal, goal, wait_s)
 
     def adopt(self, register: messages.Register, process: Process) -> None:
         """A replica that an earlier controller has started."""
         if register.checks_health:
             self._checks_health.add(register.name)
+        self._engine.adopt(register.name, register.gpus, process.exited)
         process.heard = lambda message: self._heard(register.name, message)
         self._processes.adopt(register.name, register.version, process, register.address)
 
@@ -124,13 +123,12 @@ class ServedDeployment:
         self._updates += 1
         update = self._updates
         before, self.rolled_back = self._versions[self.spec.process_version], ""
-        self._take(spec, environment)
-        outcome = self._want(self._first_count())
-        self._owner.changed()
-        is_new_config = before[0].config.user_config != spec.config.user_config
-        is_new_config = is_new_config and before[0].process_version == spec.process_version
+        takes_config = _takes_config(before[0], spec)
         try:
-            if is_new_config:
+            self._take(spec, environment)
+            outcome = self._want(self._first_count())
+            self._owner.changed()
+            if takes_config:
                 await self._reconfigure(spec)
             await asyncio.shield(outcome)
         except BaseException as error:
@@ -138,15 +136,21 @@ class ServedDeployment:
                 raise
             self.rolled_back = str(error) or "It was called off."
             self._processes.give_up(self.rolled_back)
-            self._take(*before)
-            self._want(self._first_count())
-            self._owner.changed()
-            if is_new_config and isinstance(error, errors.DeploymentFailedError):
-                with contextlib.suppress(errors.DeploymentFailedError):  # it has been said
-                    await self._reconfigure(before[0])
+            configuring = self.go_back(*before)
+            if configuring is not None and isinstance(error, errors.DeploymentFailedError):
+                await asyncio.shield(configuring)
             raise
         if update == self._updates:
             self._versions = {spec.process_version: (spec, environment)}
+
+    def go_back(self, spec: DeploymentSpec, environment: Environment) -> "asyncio.Task[None] | None":
+        """Become again what it was; begun at once. Answers what gives replicas their `user_config`, if that is so."""
+        self._updates += 1
+        takes_config = _takes_config(self.spec, spec)
+        self._take(spec, environment)
+        self._want(self._first_count())
+        self._owner.changed()
+        return self._owner.own(self._reconfigure(spec)) if takes_config else None
 
     async def stop(self) -> None:
         """Let its replicas end what they do, then end them."""
@@ -165,6 +169,7 @@ class ServedDeployment:
         self.spec = spec
         self._versions[spec.process_version] = spec, environment
         self._processes.grace_s = spec.config.graceful_shutdown_timeout_s
+        self._health.follow(self._checks_health & self._processes.running.keys(), spec.config)
         options = spec.config.scaling
         if options is None:
             if self._scaling is not None:
@@ -184,32 +189,21 @@ class ServedDeployment:
 
     def _want(self, count: int) -> "asyncio.Future[None]":
         self._count = count
-        return self._processes.want(self._goal(count))
-
-    def _goal(self, count: int) -> Goal:
-        options = self.spec.config
-        step = max(1, round(options.rolling_update_percentage * count))
-        surge = step if options.max_surge_percent is None else math.ceil(options.max_surge_percent * count)
-        failures = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * max(1, count)))
-        return Goal(self.spec.process_version, count, step, surge, failures)
+        return self._processes.want(_goal(self.spec, count))
 
     async def _reconfigure(self, spec: DeploymentSpec) -> None:
         """Raises `DeploymentFailedError` if a replica does not take the new `user_config`."""
-        try:
-            async with asyncio.timeout(RECONFIGURE_TIMEOUT_S):
-                answers = await asyncio.gather(*self._ask_all(spec))
-        except TimeoutError:
-            answers = [f"reconfigure took longer than {RECONFIGURE_TIMEOUT_S:g} s"]
-        if wrong := next(filter(None, answers), ""):
-            raise errors.DeploymentFailedError(f"{self._title} does not take its user_config: {wrong}")
+        await self._user_configs.give(self._of_version(spec), spec.config.user_config)
 
-    def _ask_all(self, spec: DeploymentSpec) -> "list[asyncio.Task[str]]":
-        data = json.dumps(spec.config.user_config).encode()
-        names = [n for n in self._processes.running if self._processes.version_of(n) == spec.process_version]
-        return [
-            self._loop.create_task(self._questions.ask(name, lambda number: messages.Reconfigure(number, data)))
-            for name in names
-        ]
+    def _of_version(self, spec: DeploymentSpec) -> list[str]:
+        return [n for n in self._processes.running if self._processes.version_of(n) == spec.process_version]
+
+    async def _catch_up(self, name: str) -> None:
+        """Give a replica the `user_config` that has been changed while it started."""
+        try:
+            await self._user_configs.give([name], self.spec.config.user_config)
+        except errors.DeploymentFailedError as error:
+            self._processes.unwell(name, str(error))
 
     # Its replicas
 
@@ -219,6 +213,7 @@ class ServedDeployment:
         config = spec.config
         replica = ReplicaSpec(self.app_name, self._owner.tag(), config, spec.definition, version, environment, models)
         name = replica.context.replica_id
+        self._user_configs.started(name, config.user_config)
         process = await self._engine.start_replica(replica)
         process.heard = lambda message: self._heard(name, message)
         process.send(self._owner.table())
@@ -228,9 +223,13 @@ class ServedDeployment:
         running = self._processes.running
         for name in self._reports.follow(running, self._loop.time()):
             self._checks_health.discard(name)
+            self._user_configs.gone(name)
             self._questions.gone(name)
             if self._scaling is not None:
                 self._scaling.replica_gone(name)
+        for name in self._of_version(self.spec):
+            if not self._user_configs.has(name, self.spec.config.user_config):
+                self._owner.own(self._catch_up(name))
         self._health.follow(self._checks_health & running.keys(), self.spec.config)
         self._owner.changed()
 
@@ -298,3 +297,16 @@ class ServedDeployment:
         # While one is replaced, there is one more than are wanted.
         states = {"RUNNING": running, "STARTING": max(0, wanted - running)}
         return DeploymentStatus(state, {k: v for k, v in states.items() if v}, message, self._reports.leaks)
+
+
+def _takes_config(before: DeploymentSpec, after: DeploymentSpec) -> bool:
+    """Whether the replicas of the one become those of the other by another `user_config`."""
+    return before.process_version == after.process_version and before.config.user_config != after.config.user_config
+
+
+def _goal(spec: DeploymentSpec, count: int) -> Goal:
+    options = spec.config
+    step = max(1, round(options.rolling_update_percentage * count))
+    surge = step if options.max_surge_percent is None else math.ceil(options.max_surge_percent * count)
+    failures = max(1, min(options.max_constructor_retry_count, STARTS_PER_REPLICA * max(1, count)))
+    return Goal(spec.process_version, count, step, surge, failures)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from modelplex.config import HTTPOptions
@@ -41,6 +41,9 @@ class Engine(Protocol):
     async def start_replica(self, spec: ReplicaSpec) -> Process: ...
 
     async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> Process: ...
+
+    def adopt(self, name: str, gpus: Mapping[str, float], exited: "asyncio.Future[str]") -> None:
+        """A replica that another engine has started has these shares of GPUs, until it has exited."""
 
     async def close(self) -> None:
         """After all processes have ended: leave nothing behind."""

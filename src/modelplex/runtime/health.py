@@ -19,9 +19,21 @@ class HealthWatch:
         self._unwell = unwell
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._numbers: tuple[float, float, int] | None = None
 
     def follow(self, names: Iterable[str], options: DeploymentConfig) -> None:
-        """Ask these from now on, each for the first time after the period, and no others."""
+        """Ask these from now on, each for the first time after the period, and no others.
+
+        With other numbers than before, all of them begin anew.
+        """
+        numbers = (
+            options.health_check_period_s,
+            options.health_check_timeout_s,
+            options.health_check_failure_threshold,
+        )
+        if numbers != self._numbers:
+            self._numbers = numbers
+            self.close()
         names = set(names)
         for name in self._tasks.keys() - names:
             self._tasks.pop(name).cancel()

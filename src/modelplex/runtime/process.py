@@ -205,7 +205,13 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
 
     identity = spec.context
     component = f"{identity.app_name}_{identity.deployment}"
-    handler = logs.start(component, identity.replica_id, setup.log_dir, console=setup.console)
+    try:
+        handler = logs.start(
+            component, identity.replica_id, setup.log_dir, console=setup.console, options=spec.config.logs
+        )
+    except OSError as error:
+        control.send(messages.StartFailed(f"Its log cannot be written: {error}"))
+        return
     directory = Directory(connect_unix)
     context.set_caller(directory, os.path.join(os.path.dirname(address), "control"))
     directory.tell = control.send

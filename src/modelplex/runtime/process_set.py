@@ -151,10 +151,13 @@ class ProcessSet:
             if member.process is not None:
                 member.process.send(message)
 
-    def tell(self, name: str, message: Message) -> None:
-        """Tell one of those that run."""
-        if (member := self._running_member(name)) is not None and member.process is not None:
-            member.process.send(message)
+    def tell(self, name: str, message: Message) -> bool:
+        """Tell one of those that run. Answers whether it does."""
+        member = self._running_member(name)
+        if member is None or member.process is None:
+            return False
+        member.process.send(message)
+        return True
 
     def kill(self) -> None:
         """End every process at once, and start no others."""
@@ -201,8 +204,10 @@ class ProcessSet:
                 case Complete(version) if not self.outcome.done():
                     if self.goal is not None and version == self.goal.version:
                         self.outcome.set_result(None)
-                case GivenUp(why=why):
+                case GivenUp(why=why, instead=instead):
                     self._conclude(f"{self._title} could not start: {why}")
+                    if instead is not None:
+                        self.message = ""  # of what runs again there is nothing to say
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -233,8 +238,9 @@ class ProcessSet:
         try:
             # What is half started has to be finished, or nobody would know what to stop.
             member.name, process = await self._start(member.version, member.in_place_of)
-        except (OSError, errors.DeploymentFailedError) as error:
-            self._failed(self._title, f"no process can be started: {error}")
+        except Exception as error:  # noqa: BLE001 - code that cannot be pickled may raise anything
+            known = isinstance(error, OSError | errors.DeploymentFailedError)
+            self._failed(self._title, f"no process can be started: {error if known else repr(error)}")
             self._gone(member, self.message)
             return
         member.process = process

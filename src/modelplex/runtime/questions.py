@@ -11,10 +11,10 @@ class Questions:
     """Numbers them, and finds who waits for an answer.
 
     Args:
-        tell: sends a message to the process of a name.
+        tell: sends a message to the process of a name; answers whether there is one.
     """
 
-    def __init__(self, tell: Callable[[str, Message], None]) -> None:
+    def __init__(self, tell: Callable[[str, Message], bool]) -> None:
         self._tell = tell
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[str, asyncio.Future[str]]] = {}
@@ -25,8 +25,7 @@ class Questions:
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._open[number] = name, answer
         try:
-            self._tell(name, make(number))
-            return await answer
+            return await answer if self._tell(name, make(number)) else "it has ended"
         finally:
             del self._open[number]
 

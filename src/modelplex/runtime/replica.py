@@ -101,6 +101,7 @@ class Replica:
         await self._models.start()
         self.servable.app = await hosted_app.start_for(type(self.servable.instance))
         await self._models.warm(spec.models, config.WARM_UP_S)
+        self._load.loads.clear()  # nobody had evicted these
 
     def _model_host(self, loader: Loader, owner: object) -> ModelHost:
         options = self._spec.config.multiplexing.over(loader.options)
@@ -188,17 +189,16 @@ class Replica:
                 if (serving := self._servings.get((link, stream))) is not None:
                     serving.credit(size_bytes)
             case messages.Prefetch(model_id):
-                self._prefetch(model_id)
+                if not self._retiring:
+                    self._models.prefetch(model_id)
             case messages.Cancel(stream):
                 self._cancel((link, stream))
             case messages.Hello(version):
                 self._welcome(link, version)
             case messages.Watch(version):
                 self._watch(link, version)
-            case messages.Taken():
-                self.watchers.taken(link)
-            case messages.Unwatch():
-                self.watchers.dismiss(link)
+            case messages.Taken() | messages.Unwatch():
+                self.watchers.heard(link, message)
             case _:
                 link.close()
 
@@ -252,10 +252,6 @@ class Replica:
         serving = Serving(begin, body, link, self)
         self._servings[key] = serving
         self._tasks[serving] = self._loop.create_task(serving.run())
-
-    def _prefetch(self, model_id: str) -> None:
-        if not self._retiring:
-            self._models.prefetch(model_id)
 
     def _refuse(self, link: Link, begin: messages.Begin, *, no_room: bool) -> None:
         self._occupancy.told(link)

@@ -10,7 +10,7 @@ from modelplex.wire import messages
 # Models of which it is known that they have been loaded before.
 SEEN_MAX = 200_000
 
-# How much of what a model was used counts on with each report.
+# How much of what a model was used still counts a second later. It fades by time: those that are idle report nothing.
 FADING = 0.9
 
 
@@ -19,7 +19,12 @@ class _Replica:
     born: float
     load: ReplicaLoad = field(default_factory=ReplicaLoad)
     warmth: dict[str, float] = field(default_factory=dict)  # how much each of its models was used, of late more
+    told_at: float = 0.0  # when that was so
     leaks: messages.Leaks | None = None
+
+    def fading(self, now: float) -> float:
+        """The part of the warmth that is left."""
+        return float(FADING ** max(0.0, now - self.told_at))
 
 
 class ReplicaReports:
@@ -44,14 +49,21 @@ class ReplicaReports:
         replica = self._replicas.get(name)
         if replica is None:
             return None
-        reload_s = sum(load_s for model_id, load_s in report.loads if model_id in self._seen)
-        self._seen.update(dict.fromkeys(model_id for model_id, _ in report.loads))
-        while len(self._seen) > SEEN_MAX:
-            del self._seen[next(iter(self._seen))]
-        uses = report.uses
-        replica.warmth = {m: count + FADING * replica.warmth.get(m, 0.0) for m, count in uses.items()}
+        reload_s = sum(load_s for model_id, load_s in report.loads if self._is_reload(model_id))
+        uses, left = report.uses, replica.fading(now)
+        replica.warmth = {m: count + left * replica.warmth.get(m, 0.0) for m, count in uses.items()}
+        replica.told_at = now
         replica.load = ReplicaLoad(report.ongoing, uses, report.models_max, reload_s, now - replica.born)
         return replica.load
+
+    def _is_reload(self, model_id: str) -> bool:
+        """Whether the model was loaded before; from now on it was."""
+        is_reload = model_id in self._seen
+        self._seen.pop(model_id, None)
+        self._seen[model_id] = None
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        return is_reload
 
     def leaked(self, name: str, report: messages.Leaks) -> None:
         if name in self._replicas:
@@ -77,7 +89,9 @@ class ReplicaReports:
         found = {}
         for name in names:
             if (replica := self._replicas.get(name)) is not None:
-                found[name] = replace(replica.load, models=replica.warmth, age_s=now - replica.born)
+                left = replica.fading(now)
+                warmth = {model_id: left * uses for model_id, uses in replica.warmth.items()}
+                found[name] = replace(replica.load, models=warmth, age_s=now - replica.born)
             else:
                 found[name] = ReplicaLoad()
         return found

@@ -105,8 +105,7 @@ class DeploymentRouter:
     def _add(self, exchange: Exchange, now: float, timeout_s: float | None) -> None:
         self._exchanges[exchange.begin.stream] = exchange
         self._emptied.clear()
-        if timeout_s is not None:
-            exchange.deadline = now + timeout_s
+        exchange.deadline = None if timeout_s is None else now + timeout_s
 
     def cancel(self, exchange: Exchange) -> None:
         """The caller has gone away, or has what it wants. Nothing happens if the exchange is over."""
@@ -114,8 +113,7 @@ class DeploymentRouter:
             self._drop(exchange, errors.RequestCancelledError(f"The request to {self._name} was cancelled."))
 
     def _drop(self, exchange: Exchange, error: errors.ModelplexError) -> None:
-        number = exchange.begin.stream
-        if number not in self._exchanges:
+        if (number := exchange.begin.stream) not in self._exchanges:
             return
         self._forget(number)
         exchange.fail(error)

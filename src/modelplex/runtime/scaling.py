@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from modelplex import config
+from modelplex import config, errors
 from modelplex.config import AutoscalingConfig
 from modelplex.core.replica_load import ReplicaLoad
 from modelplex.core.scaling import Autoscaler
@@ -21,7 +21,9 @@ class Scaling:
         deployment: the deployment.
         options: see `config.AutoscalingConfig`.
         current: how many are wanted now.
-        resize: told how many are wanted, when that has changed, and why.
+        resize: told how many are wanted, when that has changed.
+
+    Raises `DeploymentFailedError` if the options name a policy that cannot be imported.
     """
 
     def __init__(
@@ -31,7 +33,8 @@ class Scaling:
         self._title = f"{app_name}_{deployment}"
         self._resize = resize
         self._timer: asyncio.TimerHandle | None = None
-        self._error: BaseException | None = None
+        self._closed = False
+        self._error = ""  # of the policy, when it was asked last
         self._core = Autoscaler(
             options,
             current,
@@ -51,7 +54,7 @@ class Scaling:
         return self._core.why
 
     def set_options(self, options: AutoscalingConfig) -> int:
-        """Answers how many are wanted by them."""
+        """Answers how many are wanted by them. Raises `DeploymentFailedError` as the constructor does."""
         count = self._core.set_options(options, self._loop.time(), _policy(options))
         self._set_timer()
         return count
@@ -72,20 +75,25 @@ class Scaling:
         self._core.source_gone(source)
 
     def close(self) -> None:
+        """Decide nothing more, whatever is still told."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._core.next_look, self._look)
+        if not self._closed:
+            self._timer = self._loop.call_at(self._core.next_look, self._look)
 
     def _look(self) -> None:
         before = self._core.target
         count = self._core.decide(self._loop.time())
-        if self._core.policy_error is not None and self._core.policy_error is not self._error:
-            log.error("The autoscaling policy of %s has failed.", self._title, exc_info=self._core.policy_error)
-        self._error = self._core.policy_error
+        failed = self._core.policy_error
+        error = "" if failed is None else f"{type(failed).__name__}: {failed}"
+        if failed is not None and error != self._error:  # once, not at every look
+            log.error("The autoscaling policy of %s has failed.", self._title, exc_info=failed)
+        self._error = error
         if count != before:
             log.info("%s is to have %d replicas in place of %d: %s", self._title, count, before, self._core.why)
             self._resize(count)
@@ -94,5 +102,10 @@ class Scaling:
 
 def _policy(options: AutoscalingConfig) -> ScalingPolicy | None:
     given = options.policy
-    policy: ScalingPolicy | None = config.load(given) if isinstance(given, str) else given  # type: ignore[assignment]
+    if not isinstance(given, str):
+        return given  # type: ignore[return-value]
+    try:
+        policy: ScalingPolicy = config.load(given)
+    except Exception as error:
+        raise errors.DeploymentFailedError(f"The autoscaling policy {given!r} cannot be imported: {error!r}") from error
     return policy

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from modelplex import context, errors
 from modelplex.context import RequestContext
 from modelplex.core.cache import Start
-from modelplex.observe.logs import FrequentLine
+from modelplex.observe.logs import ACCESS_LOGGER, FrequentLine
 from modelplex.runtime import asgi, payload
 from modelplex.runtime.answers import Headers, encode
 from modelplex.runtime.link import Link
@@ -27,8 +27,9 @@ from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Answer, Begin, Fail
 
 log = logging.getLogger(__name__)
-_log_start = FrequentLine(log)
-_log_end = FrequentLine(log)
+_access_log = logging.getLogger(ACCESS_LOGGER)
+_log_start = FrequentLine(_access_log)
+_log_end = FrequentLine(_access_log)
 
 _NOTHING = object()
 
@@ -154,16 +155,15 @@ class Serving:
         try:
             await (self._call() if self._begin.http is None else self._answer_http(self._begin.http))
             outcome = "OK" if self._app is None or not self._app.is_cancelled else "CANCELLED"
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except (asyncio.CancelledError, GeneratorExit) as error:
+            if _is_cancelled(error):
                 outcome = "CANCELLED"
                 raise
             self._fail_user_code(error)  # the user's code has cancelled something of its own
         except errors.ModelplexError as error:
             log.warning("Request %s failed: %s", self._begin.request_id, error)
             self._fail(error, type(error).__name__, str(error), error.retry_after_s)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything: SystemExit, pytest.fail
             self._fail_user_code(error)
         finally:
             elapsed_ms = (time.perf_counter() - self.began) * 1e3
@@ -304,6 +304,14 @@ class Serving:
         data = data if len(data) <= CHUNK_BYTES else b""
         text = message.encode("utf-8", "backslashreplace").decode()  # an exception's text may have lone surrogates
         self.link.send(Fail(self.stream, name, text, retry_after_s, self._host.ongoing), data)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the request itself is cancelled, or closed with its loop; else the user's code has raised this."""
+    if isinstance(error, GeneratorExit):
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _words(error: BaseException) -> str:

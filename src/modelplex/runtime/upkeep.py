@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from modelplex.runtime.servable import Servable
 from modelplex.wire import messages
@@ -44,9 +44,9 @@ class Upkeep:
         """The controller has said something."""
         match message:
             case messages.Reconfigure(number, user_config):
-                self._answer(number, self._replica.servable.reconfigure(json.loads(user_config)))
+                self._answer(number, lambda: self._replica.servable.reconfigure(json.loads(user_config)))
             case messages.CheckHealth(number):
-                self._answer(number, self._replica.servable.check_health())
+                self._answer(number, self._replica.servable.check_health)
 
     def report(self) -> None:
         """Say now what would be said soon: whoever hears it may just have come."""
@@ -68,20 +68,33 @@ class Upkeep:
     def _report(self) -> None:
         self._timer = self._loop.call_later(REPORT_S, self._report)
         load = self._replica.load()
-        if load != self._told:
+        if load != self._told or load.loads or any(load.uses.values()):  # as much again is news
             self._told = load
             self._send(load)
 
-    def _answer(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+    def _answer(self, number: int, work: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
             error = ""
             try:
-                await work
-            except Exception as raised:  # the user's method may raise anything
-                error = f"{type(raised).__name__}: {raised}"
+                await work()
+            except GeneratorExit:
+                raise  # the loop has ended, and this task with it
+            except BaseException as raised:  # the user's method may raise anything: SystemExit, pytest.fail
+                task = asyncio.current_task()
+                if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                error = _words(raised)
                 log.error("The controller is told: %s", error, exc_info=raised)
             self._send(messages.Done(number, error))
 
         task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the user's class may raise anything here, too
+        text = type(error).__name__
+    return text.encode("utf-8", "backslashreplace").decode()  # it may have lone surrogates, which no message takes

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from modelplex.runtime.link import Link
-from modelplex.wire.messages import Record, Records
+from modelplex.wire.messages import Record, Records, Taken, Unwatch
 
 # A batch goes out when it has so many records, or when its first one is so old.
 BATCH_RECORDS = 500
@@ -50,6 +50,12 @@ class Watchers:
                 self._send(link, watcher)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
+
+    def heard(self, link: Link, message: Taken | Unwatch) -> None:
+        if isinstance(message, Taken):
+            self.taken(link)
+        else:
+            self.dismiss(link)
 
     def taken(self, link: Link) -> None:
         """The watcher has taken its batch. One that fell due meanwhile goes out."""
