@@ -516,14 +516,14 @@ def test_a_request_with_which_many_replicas_have_died_is_given_up() -> None:
 
 def test_where_lost_requests_are_not_retried_those_of_a_dead_replica_are_given_up_and_nobody_else() -> None:
     router = make_router()
-    router.change(UNLIMITED, retries_lost=False)
+    router.change(UNLIMITED, 30.0, retries_lost=False)
     up(router, "a", slots=1)
     ask(router)
     ask(router)  # it waits
     assert router.replica_down("a", 0.0) == [Reject(1, Why.REPLICA_LOST)]
     assert up(router, "b", slots=1) == [To(2, "b")]
     assert router.refused(2, 1, 0.0) == []  # which has not begun
-    router.change(UNLIMITED, retries_lost=True)
+    router.change(UNLIMITED, 30.0, retries_lost=True)
     assert router.told_ongoing("b", 0, 0.0) == [To(2, "b")]
     router.replica_down("b", 1.0)
     assert up(router, "c") == [To(2, "c")]
@@ -533,10 +533,10 @@ def test_limits_that_change_are_for_those_who_come_later() -> None:
     router = make_router(queued_max=2)
     up(router, "a", slots=1)
     assert where([*ask(router), *ask(router), *ask(router)]) == [(1, "a")]
-    router.change(1, retries_lost=True)
+    router.change(1, 30.0, retries_lost=True)
     assert router.queued == 2
     assert ask(router) == [Reject(4, Why.QUEUE_FULL)]
-    router.change(3, retries_lost=True)
+    router.change(3, 30.0, retries_lost=True)
     assert ask(router) == []
     assert [where(router.finish(n, 0.0)) for n in (1, 2, 3)] == [[(2, "a")], [(3, "a")], [(5, "a")]]
 

@@ -355,7 +355,7 @@ class Side:
     def change(self, queued_max: int, *, retries_lost: bool) -> None:
         self.inputs += 1
         self.queued_max, self.retries_lost = queued_max, retries_lost
-        self.router.change(queued_max, retries_lost=retries_lost)
+        self.router.change(queued_max, self.no_replica_wait_s, retries_lost=retries_lost)
 
     def use(self, hostile: Hostile | None) -> None:
         self.hostile = hostile

@@ -54,12 +54,12 @@ def test_models_are_forgotten_that_were_loaded_longest_ago(monkeypatch: pytest.M
 def test_models_are_in_the_order_of_their_use_of_late() -> None:
     reports = of("r")
     reports.loaded("r", load({"old": 10, "steady": 4, "idle": 0}), 1.0)
-    assert reports.models("r") == ["old", "steady", "idle"]
+    assert reports.models("r") == {"": ["old", "steady", "idle"]}
     for at in range(2, 12):
         reports.loaded("r", load({"old": 0, "steady": 4, "idle": 0}), float(at))
-    assert reports.models("r") == ["steady", "old", "idle"]
+    assert reports.models("r") == {"": ["steady", "old", "idle"]}
     reports.loaded("r", load({"idle": 1}), 12.0)
-    assert reports.models("r") == ["idle"]  # what it does not hold any more is not its own
+    assert reports.models("r") == {"": ["idle"]}  # what it does not hold any more is not its own
 
 
 def test_use_fades_with_time_although_an_idle_replica_reports_nothing() -> None:
@@ -89,7 +89,7 @@ def test_those_that_do_not_run_are_not_listened_to() -> None:
     assert reports.follow(["s", "t"], 2.0) == {"r"}
     assert reports.loaded("r", load({"a": 1}, ("a", 1.0)), 3.0) is None
     reports.leaked("r", Leaks(5, []))
-    assert (reports.models("r"), reports.leaks) == ([], {})
+    assert (reports.models("r"), reports.leaks) == ({}, {})
     assert reports.by_models(["r"], 3.0) == {"r": ReplicaLoad()}
     came = reports.loaded("t", load({}, ("a", 1.0)), 3.0)
     assert came is not None
@@ -101,7 +101,7 @@ def test_one_that_comes_back_by_its_name_begins_anew() -> None:
     reports.loaded("r", load({"a": 1}), 1.0)
     reports.follow([], 2.0)
     reports.follow(["r"], 3.0)
-    assert reports.models("r") == []
+    assert reports.models("r") == {"": []}
     assert reports.by_models(["r"], 4.0)["r"].age_s == 1.0
 
 
@@ -109,7 +109,7 @@ def test_following_the_same_changes_nothing() -> None:
     reports = of("r")
     reports.loaded("r", load({"a": 1}), 1.0)
     assert reports.follow(["r"], 2.0) == set()
-    assert reports.models("r") == ["a"]
+    assert reports.models("r") == {"": ["a"]}
 
 
 def test_what_runs_on_all() -> None:
@@ -128,3 +128,10 @@ def test_those_that_leak() -> None:
     assert reports.leaks == {"r": ReplicaLeaks(300, {"a": 200, "b": 100})}
     reports.leaked("r", Leaks(0, []))
     assert reports.leaks == {}
+
+
+def test_models_of_several_loaders_are_told_apart() -> None:
+    reports = ReplicaReports()
+    reports.follow(["r"], 0.0)
+    reports.loaded("r", Load(0.0, {"a": 1, "b": 2, "c": 0}, [], 3, {"get": ["a", "b"], "other": ["c", "a"]}), 1.0)
+    assert reports.models("r") == {"get": ["b", "a"], "other": ["a", "c"]}

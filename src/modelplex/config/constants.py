@@ -28,6 +28,9 @@ EXPECTED_SERVICE_S = 0.05
 # A request waits so long for a deployment that has no replica, which may be about to start, before it is a 503.
 NO_REPLICA_WAIT_S = 30.0
 
+# The same for one whose replicas go when nothing is asked for: the request itself has the next one started.
+FROM_ZERO_WAIT_S = 300.0
+
 # A replica that dies is replaced at once, and later each time if it keeps dying; one that lived so long starts afresh.
 RESTART_BACKOFF_S = 0.1
 RESTART_BACKOFF_MAX_S = 10.0

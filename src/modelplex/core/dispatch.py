@@ -93,7 +93,7 @@ class Dispatch:
     def __init__(self, waiting: WaitingRoom, fleet: Fleet, no_replica_wait_s: float) -> None:
         self._waiting = waiting
         self._fleet = fleet
-        self._no_replica_wait_s = no_replica_wait_s
+        self.no_replica_wait_s = no_replica_wait_s
         self.demand = Demand()
         self.choice: Choice | None = None
         self.running: dict[int, Request] = {}
@@ -114,7 +114,7 @@ class Dispatch:
             if self._fleet.views:
                 self._waiting.add(request, DECLINED, now + self._declined_s)
             else:
-                self._waiting.add(request, None, now + self._no_replica_wait_s)
+                self._waiting.add(request, None, now + self.no_replica_wait_s)
         elif not request.model_id and self.choice is None:
             self._waiting.add(request, None, None)
         else:

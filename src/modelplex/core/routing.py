@@ -68,13 +68,13 @@ class Router:
         """When to call `tick`; None while nothing waits."""
         return self._waiting.next_look
 
-    def change(self, queued_max: int, *, retries_lost: bool) -> None:
+    def change(self, queued_max: int, no_replica_wait_s: float, *, retries_lost: bool) -> None:
         """Other options from now on. Whoever waits goes on waiting, however many they are.
 
         `retries_lost` is whether a request whose replica dies before it has begun to answer goes to another one.
         """
         self._waiting.limit = queued_max
-        self._retries_lost = retries_lost
+        self._retries_lost, self._dispatch.no_replica_wait_s = retries_lost, no_replica_wait_s
 
     def use(self, choice: Choice | None, now: float) -> list[Command]:
         """Have a user's class choose the replicas from now on, or this router's own rules."""

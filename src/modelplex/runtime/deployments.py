@@ -6,7 +6,7 @@ import math
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from modelplex import errors
+from modelplex import config, errors
 from modelplex.core.replica_load import stop_order
 from modelplex.core.rollout import Goal
 from modelplex.runtime import own_router
@@ -86,7 +86,7 @@ class ServedDeployment:
         self._processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
         self._questions = Questions(self._processes.tell)
         self._user_configs = UserConfigs(self._title, self._questions)
-        self._health = HealthWatch(self._check, self._processes.unwell)
+        self._health = HealthWatch(lambda name: self._questions.ask(name, messages.CheckHealth), self._processes.unwell)
         self._scaling: Scaling | None = None
         self._count = spec.config.first_replicas if count is None else count
         self._take(spec, environment)
@@ -209,11 +209,12 @@ class ServedDeployment:
 
     async def _start(self, version: str, in_place_of: str | None) -> tuple[str, Process]:
         spec, environment = self._versions[version]
-        models = [] if in_place_of is None else self._reports.models(in_place_of)
-        config = spec.config
-        replica = ReplicaSpec(self.app_name, self._owner.tag(), config, spec.definition, version, environment, models)
+        models = {} if in_place_of is None else self._reports.models(in_place_of)
+        replica = ReplicaSpec(
+            self.app_name, self._owner.tag(), spec.config, spec.definition, version, environment, models
+        )
         name = replica.context.replica_id
-        self._user_configs.started(name, config.user_config)
+        self._user_configs.started(name, spec.config.user_config)
         process = await self._engine.start_replica(replica)
         process.heard = lambda message: self._heard(name, message)
         process.send(self._owner.table())
@@ -254,9 +255,6 @@ class ServedDeployment:
             case _:
                 self._owner.heard(name, message)
 
-    async def _check(self, name: str) -> str:
-        return await self._questions.ask(name, messages.CheckHealth)
-
     def _stop_order(self, names: list[str]) -> list[str]:
         return stop_order(self._reports.by_models(names, self._loop.time()))
 
@@ -277,6 +275,7 @@ class ServedDeployment:
 
     def info(self) -> messages.DeploymentInfo:
         options = self.spec.config
+        comes_from_zero = options.scaling is not None and options.scaling.min_replicas == 0
         return messages.DeploymentInfo(
             app_name=self.app_name,
             name=options.name,
@@ -285,6 +284,7 @@ class ServedDeployment:
             retry_lost_requests=options.retry_lost_requests,
             backpressure_status=options.backpressure.status_code,
             backpressure_retry_after_s=options.backpressure.retry_after_s,
+            no_replica_wait_s=config.FROM_ZERO_WAIT_S if comes_from_zero else config.NO_REPLICA_WAIT_S,
             own_router=own_router.packed(self._title, *self._versions[self.spec.process_version]),
         )
 

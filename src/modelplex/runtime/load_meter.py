@@ -29,13 +29,20 @@ class LoadMeter:
         if model_id:
             self._uses[model_id] = self._uses.get(model_id, 0) + 1
 
-    def take(self, running: Iterable[float], held: Iterable[str], models_max: int) -> messages.Load:
+    def take(
+        self,
+        running: Iterable[float],
+        held: Iterable[str],
+        models_max: int,
+        loaders: dict[str, list[str]] | None = None,
+    ) -> messages.Load:
         """What there was since the last time.
 
         Args:
             running: when each request that runs began.
             held: the models that are loaded, or being loaded.
             models_max: how many there may be.
+            loaders: which of several loaders holds what.
         """
         now = time.perf_counter()
         total_s = self._served_s + sum(now - began for began in running)
@@ -43,6 +50,6 @@ class LoadMeter:
         uses = {model_id: self._uses.get(model_id, 0) for model_id in held}
         if len(uses) > MODELS_MAX:
             uses = dict(sorted(uses.items(), key=lambda item: -item[1])[:MODELS_MAX])
-        load = messages.Load(round(ongoing, 4), uses, self.loads, models_max)
+        load = messages.Load(round(ongoing, 4), uses, self.loads, models_max, loaders or {})
         self.loads, self._uses, self._total_s, self._taken_at = [], {}, total_s, now
         return load

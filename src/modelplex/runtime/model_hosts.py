@@ -1,7 +1,7 @@
 """All the model caches of a replica: found by loader, and together as routers see them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
@@ -34,13 +34,16 @@ class ModelHosts:
     async def start(self) -> None:
         await asyncio.gather(*(host.start() for host in self._hosts.values()))
 
-    async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
+    async def warm(self, models: Mapping[str, Sequence[str]], timeout_s: float) -> None:
         """Load these, as far as there is room, before anybody asks for them; what takes longer goes on.
 
-        Of several loaders, nobody but a request could say which; then nothing happens.
+        Args:
+            models: by the name of their loader, or by an empty name if there is only one.
+            timeout_s: for all of them.
         """
-        if len(hosts := self._in_use) == 1:
-            await hosts[0].warm(model_ids, timeout_s)
+        hosts = list(self._hosts.values())
+        wanted = [models.get(host.name) or (models.get("", ()) if len(hosts) == 1 else ()) for host in hosts]
+        await asyncio.gather(*(host.warm(ids, timeout_s) for host, ids in zip(hosts, wanted, strict=True)))
 
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
@@ -78,6 +81,13 @@ class ModelHosts:
         if self._sole is not None:
             return self._sole.cache.harm_s
         return max([host.cache.harm_s for host in self._in_use], default=0.0)
+
+    @property
+    def by_loader(self) -> dict[str, list[str]]:
+        """What each of several loaders holds; empty if there is only one."""
+        if self._sole is not None:
+            return {}
+        return {host.name: held for host in self._hosts.values() if (held := host.cache.resident)}
 
     @property
     def models_max(self) -> int:

@@ -32,6 +32,7 @@ class ModelHost:
 
     Attributes:
         used: whether a model was ever asked for.
+        name: the loader's.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ModelHost:
         leaks: LeakWatch | None = None,
     ) -> None:
         self.used = False
+        self.name = loader.name
         self._options = loader.options
         self._cached = CachedModels(loader, owner, threads, publish, leaks or LeakWatch())
         self._models = self._cached.models

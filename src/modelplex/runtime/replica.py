@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,8 @@ class ReplicaSpec:
     Attributes:
         tag: its own part of its name.
         version: see `app_spec.DeploymentSpec`.
-        models: those to load before it is ready: it takes over from a replica that serves these.
+        models: those to load before it is ready, since it takes over from a replica that serves these: by the name of
+            their loader, which is empty if there is only one.
         gpus: the share that it has of GPUs, by their numbers; the engine fills it in.
     """
 
@@ -54,7 +55,7 @@ class ReplicaSpec:
     definition: Definition | bytes
     version: str = ""
     environment: Environment = field(default_factory=Environment)
-    models: Sequence[str] = ()
+    models: Mapping[str, Sequence[str]] = field(default_factory=dict)
     gpus: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -146,7 +147,7 @@ class Replica:
 
     def load(self) -> messages.Load:
         held = [*self._models.loaded, *self._models.loading]
-        return self._load.take([s.began for s in self._tasks], held, self._models.models_max)
+        return self._load.take([s.began for s in self._tasks], held, self._models.models_max, self._models.by_loader)
 
     # What requests need (serving.Host)
 

@@ -20,6 +20,7 @@ class _Replica:
     load: ReplicaLoad = field(default_factory=ReplicaLoad)
     warmth: dict[str, float] = field(default_factory=dict)  # how much each of its models was used, of late more
     told_at: float = 0.0  # when that was so
+    loaders: dict[str, list[str]] = field(default_factory=dict)
     leaks: messages.Leaks | None = None
 
     def fading(self, now: float) -> float:
@@ -52,7 +53,7 @@ class ReplicaReports:
         reload_s = sum(load_s for model_id, load_s in report.loads if self._is_reload(model_id))
         uses, left = report.uses, replica.fading(now)
         replica.warmth = {m: count + left * replica.warmth.get(m, 0.0) for m, count in uses.items()}
-        replica.told_at = now
+        replica.told_at, replica.loaders = now, report.loaders
         replica.load = ReplicaLoad(report.ongoing, uses, report.models_max, reload_s, now - replica.born)
         return replica.load
 
@@ -79,10 +80,13 @@ class ReplicaReports:
     def ongoing(self) -> float:
         return sum(replica.load.ongoing for replica in self._replicas.values())
 
-    def models(self, name: str) -> list[str]:
-        """What a replica holds, what was used most of late first."""
+    def models(self, name: str) -> dict[str, list[str]]:
+        """What a replica holds, by its loaders, what was used most of late first; if it has only one, by "" (empty)."""
         replica = self._replicas.get(name)
-        return [] if replica is None else sorted(replica.warmth, key=lambda m: -replica.warmth[m])
+        if replica is None:
+            return {}
+        held = replica.loaders or {"": list(replica.warmth)}
+        return {loader: sorted(ids, key=lambda m: -replica.warmth.get(m, 0.0)) for loader, ids in held.items()}
 
     def by_models(self, names: Iterable[str], now: float) -> dict[str, ReplicaLoad]:
         """Their loads, with how much their models were used over some time."""

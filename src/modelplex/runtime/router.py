@@ -126,7 +126,7 @@ class DeploymentRouter:
     def follow(self, info: DeploymentInfo) -> None:
         """These are the deployment's options and replicas from now on."""
         self._info = info
-        self._core.change(info.max_queued_requests, retries_lost=info.retry_lost_requests)
+        self._core.change(info.max_queued_requests, info.no_replica_wait_s, retries_lost=info.retry_lost_requests)
         if self._own_choice.changes(info):
             self._perform(self._core.use(self._own_choice.made(info), self._loop.time()))
         self.update(info.replicas)

@@ -284,6 +284,7 @@ class DeploymentInfo(_Message):
     backpressure_status: int = 503
     backpressure_retry_after_s: float = 1.0
     own_router: OwnRouter | None = None
+    no_replica_wait_s: float = 30.0
 
 
 class AppInfo(_Message):
@@ -357,13 +358,14 @@ class Load(_Message, tag=29):
 
     `ongoing` is the mean number of requests that ran, `uses` how many named each model that it holds (0 for one that
     none has), `loads` the models that it loaded with the seconds that each took, `models_max` how many it may hold, -1
-    for any number.
+    for any number. If it has several loaders, `loaders` says which of them holds what.
     """
 
     ongoing: float
     uses: dict[str, int]
     loads: list[tuple[str, float]]
     models_max: int
+    loaders: dict[str, list[str]] = {}
 
 
 class Waiting(_Message, tag=35):
