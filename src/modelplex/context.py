@@ -170,6 +170,11 @@ def caller(system: str = "") -> Caller:
     raise NotInReplicaError("Nothing is served by this process: call serve.run first.")
 
 
+def has_caller() -> bool:
+    """Whether this process belongs to a system."""
+    return _caller is not None
+
+
 def set_caller(value: Caller | None, system: str = "") -> None:
     global _caller, _system
     _caller, _system = value, system

@@ -127,15 +127,20 @@ def status() -> ServeStatus:
 
 
 def get_app_handle(name: str) -> DeploymentHandle:
-    """A handle to an application's ingress deployment. Raises `ModelplexError` if there is no such application."""
-    ingress = _context.caller().ingress(name)
+    """A handle to an application's ingress deployment. Raises `ModelplexError` if there is no such application.
+
+    In a program that serves nothing itself, it is one of the system that runs on this machine (`modelplex start`, or
+    another program), if there is just one.
+    """
+    system = _system()
+    ingress = _context.caller(system).ingress(name)
     if ingress is None:
         raise _ModelplexError(f"There is no application {name!r}.")
-    return DeploymentHandle(name, ingress)
+    return DeploymentHandle(name, ingress, system=system)
 
 
 def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> DeploymentHandle:
-    """A handle to a deployment. Raises `ModelplexError` if there is no such deployment.
+    """A handle to a deployment, found as by `get_app_handle`. Raises `ModelplexError` if there is no such deployment.
 
     Args:
         deployment_name: its name.
@@ -145,6 +150,17 @@ def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> 
         if not _context.in_replica():
             raise _ModelplexError("Outside of a replica, get_deployment_handle takes app_name, too.")
         app_name = _context.replica().context.app_name
-    if not _context.caller().has_deployment(app_name, deployment_name):
+    system = _system()
+    if not _context.caller(system).has_deployment(app_name, deployment_name):
         raise _ModelplexError(f"There is no deployment {deployment_name!r} in application {app_name!r}.")
-    return DeploymentHandle(app_name, deployment_name)
+    return DeploymentHandle(app_name, deployment_name, system=system)
+
+
+def _system() -> str:
+    """The control socket of the system whose deployments are meant; empty if it is this process's own."""
+    if _context.has_caller():
+        return ""
+    from modelplex.admin_client import find
+    from modelplex.home import CONTROL
+
+    return str(find().folder / CONTROL)
