@@ -62,6 +62,9 @@ class History:
             self.want()
         elif chance < 0.76:
             world.obey(world.rollout.give_up("called off", world.now))
+        elif chance < 0.77:
+            self.gaps = self.pairs_before = len(world.alive)  # nothing that was before need be there
+            world.dies(self.random.randint(0, 6), 2.0)
         else:
             world.later(pick([0.05, 0.3, HANDOVER_S, 5.0, 40.0]))
 
@@ -97,7 +100,7 @@ class History:
         if not left_nothing:
             self.must(self.served() >= min(goal.count, served_before) - self.gaps - reserve, "too many were retired")
         active = world.alive.keys() - world.retiring
-        self.must(len(active) <= goal.count + self.pairs(), "too many are alive")
+        self.must(len(active) <= goal.count + max(self.pairs(), self.pairs_before), "too many are alive")
         allowed = max(min(goal.step, goal.surge_max), self.pairs_before)
         self.must(self.pairs() <= allowed, "too many are replaced at a time")
         if goal.surge_max == 0 and len(world.in_place_of) > self.started_before:

@@ -508,6 +508,34 @@ async def test_replicas_of_a_new_version_have_the_models_of_those_that_they_repl
 
 
 @in_virtual_time
+async def test_models_of_several_loaders_go_to_the_same_loaders_of_a_new_version() -> None:
+    class Two:
+        loads: ClassVar[Counter[str]] = Counter()
+
+        @serve.multiplexed(max_num_models_per_replica=4)
+        async def words(self, model_id: str) -> str:
+            self.loads[f"words of {model_id}"] += 1
+            return model_id
+
+        @serve.multiplexed(max_num_models_per_replica=4)
+        async def numbers(self, model_id: str) -> str:
+            self.loads[f"numbers of {model_id}"] += 1
+            return model_id
+
+        async def __call__(self) -> str:
+            model_id = serve.get_multiplexed_model_id()
+            return str(await (self.words(model_id) if model_id.isalpha() else self.numbers(model_id)))
+
+    app = app_of(Two, name="D")
+    async with world(app) as it:
+        assert await ask(it, "a", "1", "b") == ["a", "1", "b"]
+        await asyncio.sleep(3)  # until it has been reported
+        await it.deploy(app, "2")
+        assert await ask(it, "a", "1", "b") == ["a", "1", "b"]
+        assert Two.loads == dict.fromkeys(["words of a", "numbers of 1", "words of b"], 2)
+
+
+@in_virtual_time
 async def test_clients_of_models_do_not_notice_an_update() -> None:
     _, app = models(num_replicas=3)
     ids = tuple("abcdefghi")

@@ -13,6 +13,7 @@ class World:
     """A rollout whose processes do what the test says, at the time that it says."""
 
     def __init__(self, stop_order: Callable[[list[int]], list[int]] = lambda numbers: numbers[::-1]) -> None:
+        self.stop_order = stop_order
         self.rollout = Rollout(HANDOVER_S, Backoff(0.1, 10.0), FORGET_S, stop_order)
         self.now = 0.0
         self.alive: dict[int, str] = {}
@@ -51,6 +52,21 @@ class World:
             self.ready.discard(number)
             self.retiring.discard(number)
             self.obey(self.rollout.exited(number, why, self.now))
+
+    def dies(self, register: int, wait_s: float) -> None:
+        """Whoever decides has died. The next one is told what was wanted; only so many of those that serve register."""
+        goal, before = self.rollout.goal, self.rollout
+        assert goal is not None
+        serving = [self.alive[number] for number in sorted(self.ready)]
+        self.rollout = Rollout(HANDOVER_S, Backoff(0.1, 10.0), FORGET_S, self.stop_order)
+        self.alive, self.ready, self.retiring, self.in_place_of = {}, set(), set(), {}
+        self.obey(self.rollout.recover(goal, before.fallback, self.now + wait_s, self.now))
+        assert not self.alive, "one was started before others could register"
+        for version in serving[:register]:
+            number, commands = self.rollout.adopt(version, self.now)
+            self.alive[number] = version
+            self.ready.add(number)
+            self.obey(commands)
 
     def ends(self) -> None:
         """All that were retired exit."""
