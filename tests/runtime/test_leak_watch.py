@@ -592,10 +592,12 @@ async def test_it_ends_when_it_is_closed() -> None:
 class Leaky:
     """Its models are kept in a list of its own, which ends with it."""
 
+    made: ClassVar[list[str]] = []
     ends: ClassVar[list[str]] = []
 
     class Model:
         def __init__(self, model_id: str) -> None:
+            Leaky.made.append(model_id)
             self.model_id = model_id
             self.weights = np.zeros(MIB, np.uint8)
 
@@ -613,12 +615,13 @@ class Leaky:
     async def __call__(self, seconds: float) -> str:
         model = await self.get_model(serve.get_multiplexed_model_id())
         await asyncio.sleep(seconds)
-        assert model.model_id not in Leaky.ends
+        assert Leaky.ends.count(model.model_id) < Leaky.made.count(model.model_id)
         return serve.get_replica_context().replica_id
 
 
 @in_virtual_time
 async def test_a_replica_that_leaks_too_much_is_replaced_while_requests_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Leaky, "made", [])
     monkeypatch.setattr(Leaky, "ends", [])
     # The time between looks follows from the real time that a collection takes, and has no place in virtual time.
     monkeypatch.setattr(leak_watch, "LOOK_SHARE", float("inf"))
@@ -637,7 +640,9 @@ async def test_a_replica_that_leaks_too_much_is_replaced_while_requests_run(monk
         # Beside its successor, each goes on for a while, and no longer.
         for replica, next_but_one in zip(replicas, replicas[2:], strict=False):
             assert replica not in answers[answers.index(next_but_one) :]
-    assert sorted(Leaky.ends) == sorted(f"m{n}" for n in range(300))
+    # A successor begins with the models of the one before, which is why some are loaded twice.
+    assert sorted(Leaky.ends) == sorted(Leaky.made)
+    assert set(Leaky.ends) == {f"m{n}" for n in range(300)}
 
 
 def test_a_look_that_is_due_at_once_can_be_replaced_on_any_event_loop() -> None:
