@@ -37,9 +37,9 @@ def test_it_takes_apps_and_functions_that_build_them(made: Any, is_builder: bool
 
 def test_it_decorates_classes_below_the_deployment() -> None:
     with pytest.raises(ValueError, match="decorates a class"):
-        serve.ingress(app)(app)  # type: ignore[type-var]
+        serve.ingress(app)(app)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"stands below @serve\.deployment"):
-        serve.ingress(app)(serve.deployment(type("D", (), {})))  # type: ignore[type-var]
+        serve.ingress(app)(serve.deployment(type("D", (), {})))  # type: ignore[call-overload]
 
 
 def test_a_class_with_a_call_of_its_own_is_refused_inherited_or_not() -> None:

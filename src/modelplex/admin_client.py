@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from modelplex import errors
-from modelplex.home import ADMIN, Home, answers, running
+from modelplex.config import ADMIN
+from modelplex.home import Home, answers, running
 
 # For all but deployments, which take as long as they take.
 TIMEOUT_S = 60.0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
-from modelplex.config import DeploymentConfig
+from modelplex.config import DeploymentConfig, LoggingConfig
 from modelplex.handle import DeploymentHandle
 
 
@@ -88,6 +88,33 @@ def _check_options(options: dict[str, Any]) -> None:
         raise TypeError(f"Unknown deployment option {', '.join(unknown)}; the options are {', '.join(known)}.")
 
 
+def with_logging(application: Application, logging_config: LoggingConfig | dict[str, Any]) -> Application:
+    """The application with these logs for each of its deployments that says nothing of its own."""
+    made: dict[int, Application] = {}
+
+    def visit(app: Application) -> Application:
+        if id(app) not in made:
+            deployment = app.deployment
+            if deployment.config.logging_config is None:
+                deployment = deployment.options(logging_config=logging_config)
+            args, kwargs = map_applications(app.args, visit), map_applications(app.kwargs, visit)
+            made[id(app)] = Application(deployment, args, kwargs)
+        return made[id(app)]
+
+    return visit(application)
+
+
+def map_applications(value: Any, change: Callable[[Application], Any]) -> Any:
+    """A value with something else in place of each application in it, also inside of lists, tuples and dicts."""
+    if isinstance(value, Application):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(map_applications(v, change) for v in value)
+    if type(value) is dict:
+        return {k: map_applications(v, change) for k, v in value.items()}
+    return value
+
+
 def flatten(application: Application, app_name: str) -> list[Node]:
     """The deployments of an application, each once, those that others call before their callers.
 
@@ -98,8 +125,7 @@ def flatten(application: Application, app_name: str) -> list[Node]:
 
     def visit(app: Application) -> DeploymentHandle:
         if id(app) not in nodes:
-            args = tuple(with_handles(a) for a in app.args)
-            kwargs = {k: with_handles(v) for k, v in app.kwargs.items()}
+            args, kwargs = map_applications(app.args, visit), map_applications(app.kwargs, visit)
             name, number = app.deployment.name, 0
             while name in names:
                 number += 1
@@ -107,15 +133,6 @@ def flatten(application: Application, app_name: str) -> list[Node]:
             names.add(name)
             nodes[id(app)] = Node(app.deployment.options(name=name), args, kwargs)
         return DeploymentHandle(app_name, nodes[id(app)].deployment.name)
-
-    def with_handles(value: Any) -> Any:
-        if isinstance(value, Application):
-            return visit(value)
-        if type(value) in (list, tuple):
-            return type(value)(with_handles(v) for v in value)
-        if type(value) is dict:
-            return {k: with_handles(v) for k, v in value.items()}
-        return value
 
     visit(application)
     return list(nodes.values())

@@ -88,7 +88,7 @@ class DeploymentHandle:
             system=self._system,
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Begin a call and return at once with its `DeploymentResponse`, or `DeploymentResponseGenerator` of a stream.
 
         A response of another call may be an argument: the call then begins when it is there.
@@ -96,7 +96,7 @@ class DeploymentHandle:
         response = DeploymentResponseGenerator if self._stream else DeploymentResponse
         return response(self._call(self._method_name, args, kwargs))
 
-    def broadcast(self, method_name: str, *args: Any, **kwargs: Any) -> DeploymentResponse:
+    def broadcast(self, method_name: str, /, *args: Any, **kwargs: Any) -> DeploymentResponse:
         """Begin a call of a method on each replica that runs; its response is a list of what they return, in no order.
 
         It takes no slot: replicas that have all to do that they may are called, too. A replica that dies, or stops,

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from modelplex import errors
-
-# Names of sockets in a system's folder. They do not end as those of replicas do.
-CONTROL = "control"
-ADMIN = "admin"
+from modelplex.config import ADMIN
 
 CONNECT_TIMEOUT_S = 2.0
 

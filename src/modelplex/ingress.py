@@ -6,11 +6,21 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 _MARK = "__modelplex_ingress__"
 
 C = TypeVar("C", bound=type)
+
+
+class _Decorator(Protocol):
+    """What `ingress` returns."""
+
+    @overload
+    def __call__(self, cls: C) -> C: ...
+
+    @overload
+    def __call__(self) -> type: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Ingress:
         return inspect.isroutine(made) and not inspect.signature(made).parameters
 
 
-def ingress(app: Callable[..., Any]) -> Callable[[C], C]:
+def ingress(app: Callable[..., Any]) -> _Decorator:
     """Decorate a class, below `@serve.deployment`, so that an app answers its HTTP requests and WebSockets.
 
     Args:
@@ -35,6 +45,8 @@ def ingress(app: Callable[..., Any]) -> Callable[[C], C]:
     Methods of the class that are endpoints of a FastAPI app (`@app.get("/")`, `@app.websocket("/")`) or of its routers,
     and those that such endpoints depend on, have the replica's object as `self`. Methods can be called by handles, too.
 
+    An app that needs no such object is served by `serve.deployment(serve.ingress(app)())`, by an empty class.
+
     Raises:
         TypeError: `app` is no ASGI app and no builder.
         ValueError: what is decorated is no class, or is one that defines `__call__`.
@@ -43,7 +55,9 @@ def ingress(app: Callable[..., Any]) -> Callable[[C], C]:
         raise TypeError(f"@serve.ingress takes an ASGI app, or a function that builds one; got {app!r}.")
     _let_travel()
 
-    def decorate(cls: C) -> C:
+    def decorate(cls: Any = None) -> Any:
+        if cls is None:
+            cls = type("ASGIApp", (), {})
         if not inspect.isclass(cls):
             raise ValueError(f"@serve.ingress decorates a class, and stands below @serve.deployment; got {cls!r}.")
         if any("__call__" in vars(base) for base in cls.__mro__):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from modelplex import config, context, errors
-from modelplex.config import HTTPOptions
+from modelplex.config import ADMIN, CONTROL, HTTPOptions
 from modelplex.config_file import SystemConfig
-from modelplex.home import ADMIN, CONTROL, Home
+from modelplex.home import Home
 from modelplex.runtime.admin import Admin
 from modelplex.runtime.control_server import ControlServer
 from modelplex.runtime.controller import Controller

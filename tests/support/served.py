@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -134,12 +135,14 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 30.0) -> 
 
 
 @contextlib.contextmanager
-def serving(import_path: str, app_dir: Path = APPS, *, proxies: int = 1, **environment: str) -> Iterator[Served]:
+def serving(
+    import_path: str, app_dir: Path = APPS, *, proxies: int = 1, arguments: Iterable[str] = (), **environment: str
+) -> Iterator[Served]:
     """Run `modelplex run <import_path>` until the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "modelplex.cli", "run", import_path, "--app-dir", str(app_dir), "--port", "0"]
-        command += ["--proxies", str(proxies)]
+        command += ["--proxies", str(proxies), *arguments]
         environment = {**os.environ, "EVENTS": str(folder / "events"), "TMPDIR": name, **environment}
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
@@ -158,6 +161,33 @@ def serving(import_path: str, app_dir: Path = APPS, *, proxies: int = 1, **envir
                     process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def run_script(folder: Path, text: str, *, code: int = 0, **environment: str) -> str:
+    """Run a program to its end, without anything of the test's on its path, and answer what it printed."""
+    script = folder / "program.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        check=False,
+        env={**os.environ, "TMPDIR": str(folder), **environment},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert not list(folder.glob("modelplex-*/*.sock")), "a socket was left behind"
+    assert not processes_naming(str(folder)), "a process was left behind"
+    return done.stdout
+
+
+def free_port() -> int:
+    """One that nobody listens on at this moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def call_from_many(port: int, model_ids: Iterable[str], clients: int) -> list[Reply]:

@@ -1,33 +1,11 @@
 """Programs as users write them: scripts that serve, call, compose and end."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from served import processes_naming
+from served import run_script
 
 pytestmark = pytest.mark.system
-
-
-def run_script(folder: Path, text: str, *, code: int = 0) -> str:
-    """Run a program to its end, without anything of the test's on its path, and answer what it printed."""
-    script = folder / "program.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-        check=False,
-        env={**os.environ, "TMPDIR": str(folder)},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert not list(folder.glob("modelplex-*/*.sock")), "a socket was left behind"
-    assert not processes_naming(str(folder)), "a process was left behind"
-    return done.stdout
 
 
 def test_the_composition_of_the_documentation(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ EVICTION_POLICIES = {
 # What answers who calls the deployments of another program's system.
 FOLLOW = "modelplex.follower:follow"
 
+# Names of sockets in a system's folder. They do not end as those of replicas and proxies do.
+CONTROL = "control"
+ADMIN = "admin"
+
 # Models that one replica holds at a time for each loader, unless the loader says otherwise.
 MAX_NUM_MODELS_PER_REPLICA = 3
 

@@ -1,5 +1,6 @@
 """What user code returned, as an HTTP answer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ def encode(value: Any) -> tuple[Headers, bytes]:
 def _known(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(

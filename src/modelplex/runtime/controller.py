@@ -98,6 +98,7 @@ class Controller:
     async def _begin(self, app: ServedApp) -> None:
         try:
             await app.begin()
+            self.changed()  # one without replicas, too, is to be found
             if self._proxies is not None:
                 await asyncio.shield(self._proxies.outcome)
         except errors.DeploymentFailedError as error:

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelplex import context, errors
-from modelplex.config import HTTPOptions
+from modelplex.config import ADMIN, CONTROL, HTTPOptions
 from modelplex.observe import logs
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.link import Link, SocketLink, connect_unix
@@ -213,7 +213,7 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
         control.send(messages.StartFailed(f"Its log cannot be written: {error}"))
         return
     directory = Directory(connect_unix)
-    context.set_caller(directory, os.path.join(os.path.dirname(address), "control"))
+    context.set_caller(directory, os.path.join(os.path.dirname(address), CONTROL))
     directory.tell = control.send
     control.follow(directory.update)
     replica = Replica(spec)
@@ -306,9 +306,13 @@ def _end_with_controller(fd: int, address: str) -> None:
 
 
 def _remove_folder(address: str) -> None:
-    """Without the controller, the last process to end removes the folder of the sockets."""
+    """Without the controller, the last process to end removes the folder of the sockets, and the controller's own."""
+    folder = os.path.dirname(address)
     with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(address))
+        if not any(name.endswith(".sock") for name in os.listdir(folder)):
+            for name in {CONTROL, ADMIN} & set(os.listdir(folder)):
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ class Servable:
             f"The deployment has no method {name!r}; it has {', '.join(has) or 'none to call by name'}."
         )
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    def call(self, name: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """What the method returns; a generator of either kind is returned, not run."""
         method = self.method(name)
         return self._call(method, self._kind(name, method), args, kwargs)

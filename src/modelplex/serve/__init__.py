@@ -1,14 +1,17 @@
 """The public door: every name that a user calls. `from modelplex import serve`."""
 
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
 
 from modelplex import context as _context
 from modelplex.batching import batch
-from modelplex.config import HTTPOptions
+from modelplex.config import HTTPOptions, LoggingConfig
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
-from modelplex.deployment import Application, Deployment, deployment
+from modelplex.deployment import Application, Deployment, deployment, with_logging
 from modelplex.errors import ModelplexError as _ModelplexError
 from modelplex.handle import DeploymentHandle
 from modelplex.ingress import ingress
@@ -25,6 +28,7 @@ __all__ = [
     "DeploymentResponseGenerator",
     "HTTPOptions",
     "ReplicaContext",
+    "RunTarget",
     "ServeStatus",
     "batch",
     "delete",
@@ -39,6 +43,7 @@ __all__ = [
     "multiplexed",
     "prefetch",
     "run",
+    "run_many",
     "shutdown",
     "start",
     "status",
@@ -47,13 +52,18 @@ __all__ = [
 DEFAULT_APP_NAME = "default"
 
 
+_logging_config: LoggingConfig | dict[str, Any] | None = None  # that of `start`, for what is run later
+
+
 def run(
     target: Application,
     blocking: bool = False,
     name: str = DEFAULT_APP_NAME,
     route_prefix: str | None = "/",
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
     *,
     _local_testing_mode: bool = False,
+    external_scaler_enabled: bool = False,
 ) -> DeploymentHandle:
     """Serve an application, in place of one of the same name if there is one, and return a handle to it.
 
@@ -62,20 +72,29 @@ def run(
         blocking: do not return before Ctrl-C or SIGTERM, and then stop everything.
         name: the application's name.
         route_prefix: the path that it is served under; None for handles alone.
+        logging_config: the logs of its deployments, for those that say nothing of it; see `LoggingConfig`.
         _local_testing_mode: run everything in this process, without a port; `async def` code that blocks then blocks
             all, and Python's own logging has the log. See docs/testing.md.
+        external_scaler_enabled: has to be False: there is no way to set numbers of replicas from outside.
 
     Everything stops when the program ends.
 
     Raises:
         TypeError: `target` is not an application.
-        ValueError: the prefix does not begin with "/", ends with one, or has braces.
+        ValueError: the prefix does not begin with "/", ends with one, or has braces; or an option of the logs is wrong.
         DeploymentFailedError: a replica could not be started, or the port is taken; the message says why.
     """
     from modelplex import driver
 
     if not isinstance(target, Application):
         raise TypeError(f"serve.run takes what .bind() returns, an Application; got {type(target).__name__}.")
+    if external_scaler_enabled:
+        raise ValueError(
+            "external_scaler_enabled must be False: replicas are not scaled from outside. A policy of an "
+            "autoscaling_config can decide instead, or serve.run with another num_replicas."
+        )
+    if (logs := logging_config or _logging_config) is not None:
+        target = with_logging(target, logs)
     engine, http = ("inline", None) if _local_testing_mode else ("local", HTTPOptions())
     running = driver.start(engine, http)
     try:
@@ -84,37 +103,94 @@ def run(
             driver.wait_for_signal()
     except BaseException:
         if not running.status().applications:
-            driver.shutdown()
+            shutdown()
         raise
     if blocking:
-        driver.shutdown()
+        shutdown()
     return handle
 
 
-def start(http_options: HTTPOptions | dict[str, Any] | None = None) -> None:
+@dataclass(frozen=True)
+class RunTarget:
+    """One application for `run_many`; its fields are arguments of `run`."""
+
+    target: Application
+    name: str = DEFAULT_APP_NAME
+    route_prefix: str | None = "/"
+    logging_config: LoggingConfig | dict[str, Any] | None = None
+
+
+def run_many(
+    targets: Sequence[RunTarget], blocking: bool = False, *, _local_testing_mode: bool = False
+) -> list[DeploymentHandle]:
+    """Serve several applications, one after the other, and return their handles in the same order. See `run`."""
+    handles = [
+        run(t.target, False, t.name, t.route_prefix, t.logging_config, _local_testing_mode=_local_testing_mode)
+        for t in targets
+    ]
+    if blocking:
+        from modelplex import driver
+
+        driver.wait_for_signal()
+        shutdown()
+    return handles
+
+
+def start(
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    *,
+    proxy_location: str = "EveryNode",
+    grpc_options: None = None,
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
+) -> None:
     """Start to listen, before `run`, with other HTTP options than the defaults. Nothing happens if it listens already.
 
     Args:
         http_options: see `HTTPOptions`; a dict has its fields.
+        proxy_location: "Disabled" for handles alone; "HeadOnly" and "EveryNode" are the same, for there is one machine.
+        grpc_options: has to be None: gRPC is not served.
+        logging_config: the logs of all deployments that say nothing of it, nor their `run`.
     """
     from modelplex import driver
 
+    global _logging_config
+
+    if grpc_options is not None:
+        raise ValueError("grpc_options must be None: gRPC is not served.")
+    if proxy_location not in ("Disabled", "HeadOnly", "EveryNode"):
+        raise ValueError(f"proxy_location must be Disabled, HeadOnly or EveryNode, got {proxy_location!r}.")
     options = http_options if isinstance(http_options, HTTPOptions) else HTTPOptions(**(http_options or {}))
-    driver.start("local", options)
+    if isinstance(logging_config, dict):
+        logging_config = LoggingConfig(**logging_config)
+    driver.start("local", None if proxy_location == "Disabled" else options)
+    if logging_config is not None:
+        _logging_config = logging_config
 
 
-def delete(name: str) -> None:
-    """Stop one application: requests that run may end. Nothing happens if there is none of that name."""
+def delete(name: str, _blocking: bool = True) -> None:
+    """Stop one application: requests that run may end. Nothing happens if there is none of that name.
+
+    Args:
+        name: the application's name.
+        _blocking: whether to return only when it has stopped.
+    """
     from modelplex import driver
 
-    if (running := driver.current()) is not None:
+    if (running := driver.current()) is None:
+        return
+    if _blocking:
         running.delete(name)
+    else:
+        threading.Thread(target=running.delete, args=(name,), name="modelplex-delete").start()
 
 
 def shutdown() -> None:
     """Stop everything that this program serves. Nothing happens if it serves nothing."""
     from modelplex import driver
 
+    global _logging_config
+
+    _logging_config = None
     driver.shutdown()
 
 
@@ -161,6 +237,6 @@ def _system() -> str:
     if _context.has_caller():
         return ""
     from modelplex.admin_client import find
-    from modelplex.home import CONTROL
+    from modelplex.config import CONTROL
 
     return str(find().folder / CONTROL)
