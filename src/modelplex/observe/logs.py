@@ -27,6 +27,9 @@ RECORDS_MAX = 20_000
 GATHER_S = 0.01
 BATCH_MAX = 1_000
 
+# What programs that were written for Ray Serve log by.
+RAY_LOGGER = "ray.serve"
+
 # What the two lines of each request are logged by, so that its level can leave them out.
 ACCESS_LOGGER = "modelplex.access"
 
@@ -265,8 +268,8 @@ def start(
             for none.
         console: whether to write to the console.
         logger: the logger whose lines are written, with those below it; all unless given.
-        options: what is written, and how. Loggers of the user's have the levels that the user gives them; but with a
-            `log_level` above INFO, nothing below it is written.
+        options: what is written, and how. Loggers of the user's have the levels that the user gives them, `ray.serve`,
+            which programs for Ray Serve write to, that of the options; above INFO, nothing below it is written.
     """
     options = options or LoggingConfig()
     streams: list[IO[str]] = [sys.stderr] if console else []
@@ -279,6 +282,7 @@ def start(
     level: int = logging.getLevelNamesMapping()[options.log_level]
     if level > logging.INFO:
         handler.addFilter(lambda record: record.levelno >= level)  # not the handler's level: see `FrequentLine`
-    logging.getLogger("modelplex").setLevel(level)
+    for own in ("modelplex", RAY_LOGGER):
+        logging.getLogger(own).setLevel(level)
     logging.getLogger(ACCESS_LOGGER).setLevel(logging.NOTSET if options.enable_access_log else logging.WARNING)
     return handler
