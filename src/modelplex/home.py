@@ -33,7 +33,7 @@ class Home:
             folder = Path(given)
         if folder is None:
             folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "modelplex"
-        return cls(folder.absolute())
+        return cls(folder.resolve())  # however it is spelled, its sockets are in one place
 
     @property
     def state(self) -> Path:
@@ -55,7 +55,7 @@ class Home:
         for folder in (self.folder, self.sockets):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = folder.stat()
+                found = folder.lstat()  # anybody may put a link where the sockets are to be
             except OSError as error:
                 raise errors.ModelplexError(f"{folder} cannot be made: {error.strerror}.") from error
             if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
@@ -65,7 +65,10 @@ class Home:
 
     def lock(self) -> TextIO:
         """Held by the one controller that there is, as long as the file is open. Raises `ModelplexError`."""
-        file = (self.folder / "lock").open("w")
+        try:
+            file = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise errors.ModelplexError(f"{self.folder / 'lock'} cannot be written: {error.strerror}.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
