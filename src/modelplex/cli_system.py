@@ -154,8 +154,13 @@ def shutdown(
 ) -> None:
     """Stop a running system, and forget what it ran; requests that run may end."""
     place = Home.of(home)
-    left = place.state.exists() or any(place.sockets.glob("*.sock"))
-    is_headless = system is None and left and not answers(place.sockets)
+    is_dead = system is None and not answers(place.sockets)
+    is_headless = is_dead and place.may_have_processes
+    if is_dead and not is_headless and place.state.exists():
+        with place.lock():
+            place.state.unlink()
+        typer.echo("Nothing ran. What it was to run when it is started is forgotten.")
+        return
     client = AdminClient(place.sockets) if is_headless else _client(home, system)
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Stop all that runs in {client.folder}?", abort=True)
@@ -165,7 +170,7 @@ def shutdown(
         _start_in_background(place, replace(_HTTP, port=0))
     client.shutdown()
     until = time.monotonic() + STOP_TIMEOUT_S
-    while answers(client.folder) or client.folder.exists():
+    while client.folder.exists() or (client.folder == place.sockets and place.is_locked):
         if time.monotonic() > until:
             raise errors.ModelplexError(f"It has not ended within {STOP_TIMEOUT_S:g} s.")
         time.sleep(0.05)

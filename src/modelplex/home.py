@@ -50,6 +50,15 @@ class Home:
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"modelplex-{os.getuid()}-{name}"
 
+    @property
+    def may_have_processes(self) -> bool:
+        """Whether a controller has not ended in good order: what it has started may be there."""
+        return (self.sockets / CONTROL).exists() or any(self.sockets.glob("*.sock"))
+
+    def expect_processes(self) -> None:
+        """Leave them to the next controller."""
+        (self.sockets / CONTROL).touch()
+
     def make(self) -> None:
         """Make the folders, for this user alone. Raises `ModelplexError` if they are not."""
         for folder in (self.folder, self.sockets):
@@ -75,6 +84,15 @@ class Home:
             file.close()
             raise errors.ModelplexError(f"A controller runs already in {self.folder}.") from error
         return file
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether there is a controller, be it one that only begins or only ends."""
+        try:
+            self.lock().close()
+        except errors.ModelplexError:
+            return True
+        return False
 
 
 def running() -> list[Path]:
