@@ -115,7 +115,7 @@ def test_under_load_nothing_that_is_done_to_a_system_is_noticed(system: Started)
         assert (clients.take_cold(), clients.failures) == (0, []), "SIGTERM to a replica"
         assert len(system.replicas()) == 2
 
-        clients.end_streams()
+        clients.end_streams()  # a proxy that is replaced gives them no time: see test_controller_of_a_system.py
         [proxy] = system.proxies()
         os.kill(proxy, signal.SIGTERM)
         wait_until(lambda: not is_running(proxy), "the proxy has ended")
@@ -124,18 +124,6 @@ def test_under_load_nothing_that_is_done_to_a_system_is_noticed(system: Started)
     assert set(clients.statuses) == {200}
     assert set(clients.streams) == {WHOLE_STREAM}
     assert clients.failures == []
-
-
-@pytest.mark.xfail(strict=True, reason="A proxy that is replaced has no time to end what it answers.")
-def test_a_long_answer_is_whole_although_its_proxy_is_told_to_end(system: Started) -> None:
-    system.write("shop.py", SHOP.format(version="one"))
-    system.start(system.config(shop()))
-    with Clients(system.port, ["m"], count=1) as clients:
-        clients.go_on(20)
-        os.kill(system.proxies()[0], signal.SIGTERM)
-        clients.end_streams()
-    assert clients.failures == []
-    assert set(clients.streams) == {WHOLE_STREAM}
 
 
 # Commands, on one system
