@@ -62,7 +62,7 @@ class RegisteredProcess:
             if not self._register(message, self):
                 self.send(messages.Stop(0.0))
         else:
-            link.close()
+            raise errors.ProtocolError("its first message does not say who it is")
 
     def lost(self, link: Link) -> None:
         self._link = None
