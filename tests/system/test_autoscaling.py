@@ -10,6 +10,10 @@ import pytest
 from served import Client, Reply, wait_until
 from started import Started, home_in
 
+from modelplex import follower
+from modelplex.home import CONTROL
+from modelplex.serve import DeploymentHandle
+
 pytestmark = pytest.mark.system
 
 APP = """
@@ -27,6 +31,9 @@ class Scaled:
         if model_id := serve.get_multiplexed_model_id():
             await self.get_model(model_id)
         await asyncio.sleep(float(request.query_params.get("s", 0)))
+        return serve.get_replica_context().replica_tag
+
+    async def tag(self):
         return serve.get_replica_context().replica_tag
 
 app = Scaled.bind()
@@ -87,6 +94,30 @@ def test_from_zero_by_load_up_and_by_silence_back_to_zero(system: Started) -> No
     wait_until(lambda: running(system) == 0, "it is at zero again")
     wait_until(lambda: not system.replicas(), "its process has ended")
     assert Client(system.port).call("a").status == 200
+
+
+@pytest.mark.parametrize("by", ["http", "handle"])
+def test_what_waits_while_there_is_no_controller_is_known_to_the_next_one(system: Started, by: str) -> None:
+    deploy(system, autoscaling_config={**QUICK, "min_replicas": 0, "max_replicas": 1})
+    handle = DeploymentHandle("default", "Scaled", system=str(system.home.sockets / CONTROL)).tag
+    assert handle.remote().result(timeout_s=30)
+    wait_until(lambda: not system.replicas(), "it is at zero")
+    port = system.port
+    system.kill_controller()
+    answered: list[object] = []
+
+    def ask() -> None:
+        answered.append(Client(port).call("a").status if by == "http" else handle.remote().result(timeout_s=30))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    system.command("start")
+    asking.join()
+    assert answered
+    assert answered[0] not in ("", 503)
+    for each in follower._followed.values():
+        each._end()
+    follower._followed.clear()
 
 
 @pytest.mark.parametrize("model", ["m0", "m1", "m2"])  # on one of two replicas, and not always on the same
