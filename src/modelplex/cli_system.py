@@ -50,13 +50,15 @@ def start(
     home: HomeOption = None,
     app_dir: AppDir = Path("."),
     blocking: Annotated[bool, typer.Option("--blocking", help="Do not return; Ctrl-C stops it.")] = False,
+    http_options_json: Annotated[str, typer.Option("--http-options", hidden=True)] = "",
 ) -> None:
     """Start a system in the background, to which applications are then deployed.
 
     What it runs is kept on disk. If its controller dies, what runs goes on; start it again, and it takes that over.
     """
     settings = None if file is None else read(file, app_dir)
-    options = http_options(settings, host, port, proxies)
+    given = config_file.read_text(http_options_json, "--http-options") if http_options_json else settings
+    options = http_options(given, host, port, proxies)
     place = Home.of(home)
     place.make()
     if answers(place.sockets):
@@ -88,7 +90,13 @@ def deploy(
     """
     settings = read(file, app_dir)
     client = _client(home, system)
-    client.deploy(settings.as_dict(), str(app_dir.absolute()), wait=wait)
+    config = settings.as_dict()
+    if http := config.get("http_options"):
+        has = client.config()["http_options"]
+        ignored = ", ".join(name for name, value in http.items() if has.get(name) != value)
+        if ignored:
+            typer.echo(f"Warning: http_options ({ignored}) are those that the system was started with.", err=True)
+    client.deploy(config, str(app_dir.absolute()), wait=wait)
     names = ", ".join(app.name for app in settings.applications) or "none"
     typer.echo(f"{'Deployed' if wait else 'Accepted'}: {names}")
 
@@ -146,16 +154,23 @@ def shutdown(
 ) -> None:
     """Stop a running system, and forget what it ran; requests that run may end."""
     place = Home.of(home)
-    if system is None and place.state.exists() and not answers(place.sockets):
-        # Its controller has died, and what it ran may still be there: another one takes that over, to end it.
-        client = _start_in_background(place, _HTTP)
-    else:
-        client = _client(home, system)
+    is_dead = system is None and not answers(place.sockets)
+    is_headless = is_dead and place.may_have_processes
+    if is_dead and not is_headless and place.state.exists():
+        with place.lock():
+            place.state.unlink()
+        typer.echo("Nothing ran. What it was to run when it is started is forgotten.")
+        return
+    client = AdminClient(place.sockets) if is_headless else _client(home, system)
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Stop all that runs in {client.folder}?", abort=True)
+    if is_headless:
+        # Its controller has died, and what it ran may still be there: another one takes that over, to end it.
+        place.make()
+        _start_in_background(place, replace(_HTTP, port=0))
     client.shutdown()
     until = time.monotonic() + STOP_TIMEOUT_S
-    while answers(client.folder) or client.folder.exists():
+    while client.folder.exists() or (client.folder == place.sockets and place.is_locked):
         if time.monotonic() > until:
             raise errors.ModelplexError(f"It has not ended within {STOP_TIMEOUT_S:g} s.")
         time.sleep(0.05)
@@ -183,9 +198,9 @@ def _client(home: Path | None, system: Path | None) -> AdminClient:
 
 def _start_in_background(place: Home, options: HTTPOptions) -> AdminClient:
     """Start a controller that outlives this command. Raises `ModelplexError` with what it says if it ends."""
-    words = ["--home", str(place.folder), "--host", options.host, "--port", str(options.port)]
-    words += ["--proxies", str(options.num_proxies)]
-    with place.log.open("a") as log:
+    asked = SystemConfig(http_options=options, applications=())
+    words = ["--home", str(place.folder), "--http-options", json.dumps(asked.as_dict())]
+    with place.log.open("ab") as log:
         began = log.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "modelplex.cli", "start", "--blocking", *words],
@@ -197,7 +212,7 @@ def _start_in_background(place: Home, options: HTTPOptions) -> AdminClient:
     until = time.monotonic() + START_TIMEOUT_S
     while not answers(place.sockets):
         if child.poll() is not None:
-            said = place.log.read_text()[began:].strip()
+            said = place.log.read_bytes()[began:].decode(errors="replace").strip()
             raise errors.ModelplexError(f"It could not be started. {said}")
         if time.monotonic() > until:
             child.terminate()

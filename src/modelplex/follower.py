@@ -1,6 +1,7 @@
 """Calls to a system that another program runs: an event loop in a thread, which follows that system's table."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -33,15 +34,29 @@ class Follower:
         self._link: Link | None = None
         self._lost = asyncio.Event()
         self._first: Future[Directory] = Future()
-        threading.Thread(target=self._run, name="modelplex-follower", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="modelplex-follower", daemon=True)
+        self._thread.start()
         try:
             self.directory = self._first.result(TABLE_TIMEOUT_S)
         except TimeoutError:
+            self._end()
             raise errors.ModelplexError(f"The system at {address} does not answer; does it run?") from None
+        except BaseException:
+            self._end()
+            raise
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._follow())
+        self._following = self._loop.create_task(self._follow())
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._following)
+        self._loop.run_until_complete(self._directory.close())
+        self._loop.close()
+
+    def _end(self) -> None:
+        """Nobody is to follow any more."""
+        self._loop.call_soon_threadsafe(lambda: self._following.cancel())
+        self._thread.join()
 
     async def _follow(self) -> None:
         self._directory = Directory(connect_unix)
@@ -57,12 +72,22 @@ class Follower:
                 _, self._link = await self._loop.create_unix_connection(lambda: SocketLink(self), sock=sock)
             except OSError as error:
                 sock.close()
-                if not self._first.done() and not isinstance(error, ConnectionRefusedError | FileNotFoundError):
-                    self._first.set_exception(errors.ModelplexError(f"No link to {self._address}: {error}."))
+                # Without its folder the system has ended; else its controller may be about to come again.
+                if not self._first.done() and not self._may_come(error):
+                    text = f"The system at {self._address} cannot be reached; does it run? ({error})"
+                    self._first.set_exception(errors.ModelplexError(text))
+            except BaseException:
+                sock.close()
+                raise
             else:
                 self._link.send(messages.Register("caller", name))
+                self._directory.tell_again()
                 await self._lost.wait()
             await asyncio.sleep(AGAIN_S)
+
+    def _may_come(self, error: OSError) -> bool:
+        is_absent = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        return is_absent and os.path.isdir(os.path.dirname(self._address))
 
     def _tell(self, message: Message) -> None:
         if self._link is not None:
@@ -83,6 +108,16 @@ class Follower:
 
 _followed: dict[str, Follower] = {}
 _lock = threading.Lock()
+
+
+def _forget() -> None:
+    """In a child that was forked: the threads are not there."""
+    global _lock
+    _followed.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def follow(address: str) -> Directory:

@@ -30,7 +30,7 @@ class Home:
             folder = Path(given)
         if folder is None:
             folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "modelplex"
-        return cls(folder.absolute())
+        return cls(folder.resolve())  # however it is spelled, its sockets are in one place
 
     @property
     def state(self) -> Path:
@@ -47,12 +47,21 @@ class Home:
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"modelplex-{os.getuid()}-{name}"
 
+    @property
+    def may_have_processes(self) -> bool:
+        """Whether a controller has not ended in good order: what it has started may be there."""
+        return (self.sockets / CONTROL).exists() or any(self.sockets.glob("*.sock"))
+
+    def expect_processes(self) -> None:
+        """Leave them to the next controller."""
+        (self.sockets / CONTROL).touch()
+
     def make(self) -> None:
         """Make the folders, for this user alone. Raises `ModelplexError` if they are not."""
         for folder in (self.folder, self.sockets):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = folder.stat()
+                found = folder.lstat()  # anybody may put a link where the sockets are to be
             except OSError as error:
                 raise errors.ModelplexError(f"{folder} cannot be made: {error.strerror}.") from error
             if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
@@ -62,13 +71,25 @@ class Home:
 
     def lock(self) -> TextIO:
         """Held by the one controller that there is, as long as the file is open. Raises `ModelplexError`."""
-        file = (self.folder / "lock").open("w")
+        try:
+            file = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise errors.ModelplexError(f"{self.folder / 'lock'} cannot be written: {error.strerror}.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
             raise errors.ModelplexError(f"A controller runs already in {self.folder}.") from error
         return file
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether there is a controller, be it one that only begins or only ends."""
+        try:
+            self.lock().close()
+        except errors.ModelplexError:
+            return True
+        return False
 
 
 def running() -> list[Path]:

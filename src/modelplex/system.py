@@ -59,6 +59,7 @@ class System:
         self._home = home
         self._shutdown = shutdown
         self._folder = ""
+        self._succeeds = False
         if engine != "inline":
             self._folder = str(home.sockets) if home is not None else tempfile.mkdtemp(prefix="modelplex-")
         register_at = self._path(CONTROL) if home is not None else ""
@@ -82,12 +83,17 @@ class System:
             self._let_go()
             if self._home is None:
                 await self.engine.close()
+            elif self._succeeds:
+                self._home.expect_processes()
+            else:
+                with contextlib.suppress(OSError):
+                    self._home.sockets.rmdir()
             raise
 
     async def _start(self) -> None:
         saved = None if self._home is None else StateFile.read(self._home.state)
-        # Processes may be there although what they were for has been lost: they are told to end when they register.
-        succeeds = saved is not None or (self._home is not None and any(self._home.sockets.glob("*.sock")))
+        # They may be there although what they were for has been lost: they are told to end when they register.
+        succeeds = self._succeeds = self._home is not None and self._home.may_have_processes
         self.directory = Directory(self.engine.connect)
         if self._folder:
             self._control = ControlServer(self._path(CONTROL))
@@ -99,6 +105,8 @@ class System:
         kept = None
         if self._home is not None and self.http is not None:
             kept = StateFile(self._home.state, self.http)
+            if saved is None:
+                _save_nothing(kept)
         self.controller = Controller(self.engine, self.directory, kept)
         context.set_caller(self.directory, self._path(CONTROL) if self._folder else "")
         wait_s = config.REGISTER_S if succeeds else 0.0
@@ -171,6 +179,14 @@ class System:
         self._admin_server = None
         if self._control is not None:
             await self._control.stop()
+
+
+def _save_nothing(kept: StateFile) -> None:
+    """So that the next controller knows how HTTP is served. Raises `ModelplexError`."""
+    try:
+        kept.save([])
+    except OSError as error:
+        raise errors.ModelplexError(f"What is to run cannot be kept: {error}.") from error
 
 
 def listen(http: HTTPOptions) -> socket.socket:

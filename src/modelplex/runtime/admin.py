@@ -59,6 +59,7 @@ class Admin:
         self._http_options = http_options
         self._shutdown = shutdown
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deploys = 0
 
     def __call__(self, exchange: HTTPExchange) -> None:
         self._own(self._answer(exchange))
@@ -112,10 +113,11 @@ class Admin:
         try:
             request = json.loads(body)
             config, app_dir = dict(request["config"]), str(request["app_dir"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise errors.InvalidHeaderError(f"The body must be an object with config and app_dir: {error!r}") from error
         config_deployer.check(config, app_dir)
-        work = config_deployer.deploy(self._controller, config, app_dir)
+        self._deploys = number = self._deploys + 1
+        work = config_deployer.deploy(self._controller, config, app_dir, is_wanted=lambda: number == self._deploys)
         if b"false" in (parse_qs(exchange.query_string).get(b"wait") or []):
             self._own(_logged(work))
             return 202, {}
@@ -144,6 +146,8 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except errors.ModelplexError as error:
         log.error("%s", error)
+    except Exception:  # a fault of ours, which nobody waits for
+        log.exception("A configuration could not be deployed.")
 
 
 async def _body(exchange: HTTPExchange) -> bytes:

@@ -4,9 +4,12 @@ So a file that is deployed again finds the newest code, and code that breaks its
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
+import re
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -23,8 +26,12 @@ from modelplex.runtime.app_spec import AppSpec, Environment
 
 BUILD_TIMEOUT_S = 300.0
 
-# Of what the process has written, what is told.
-TOLD_CHARACTERS = 8000
+# Of what the process has written, the last is told.
+TOLD_BYTES = 8000
+
+# Text of JSON, and its numbers that YAML writes in another way.
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
+_IN_YAML = {"Infinity": ".inf", "-Infinity": "-.inf", "NaN": ".nan"}
 
 
 async def build(config: Mapping[str, Any], name: str, app_dir: str) -> AppSpec:
@@ -39,38 +46,58 @@ async def build(config: Mapping[str, Any], name: str, app_dir: str) -> AppSpec:
     """
     app = next(a for a in read_config(config, app_dir).applications if a.name == name)
     environment = _environment(app, app_dir)
-    with tempfile.TemporaryDirectory(prefix="modelplex-build-") as folder:
-        out = Path(folder) / "spec"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, str(out)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            process_group=0,
-            cwd=environment.working_dir,
-            env={**os.environ, **environment.env_vars, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        question = json.dumps({"config": dict(config), "name": name, "app_dir": app_dir}).encode()
+    question = json.dumps({"config": dict(config), "name": name, "app_dir": app_dir})
+    with tempfile.TemporaryDirectory(prefix="modelplex-build-") as folder_name:
+        folder = Path(folder_name)
+        (folder / "question").write_text(question)
         try:
-            async with asyncio.timeout(BUILD_TIMEOUT_S):
-                _, said = await process.communicate(question)
-        except TimeoutError:
-            raise errors.DeploymentFailedError(f"{name} was not built within {BUILD_TIMEOUT_S:g} s.") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0 or not out.exists():
-            text = said.decode(errors="replace").strip()[-TOLD_CHARACTERS:]
-            raise errors.DeploymentFailedError(f"The application {name!r} could not be built:\n{text}")
-        spec = payload.loads(out.read_bytes())
+            how = await _run(name, environment, folder)
+        except OSError as error:
+            raise errors.DeploymentFailedError(f"The application {name!r} could not be built: {error}.") from error
+        if how or not (folder / "spec").exists():
+            said = (folder / "said").read_bytes()[-TOLD_BYTES:].decode(errors="replace").strip()
+            why = said or how or "its process ended before it was done"
+            raise errors.DeploymentFailedError(f"The application {name!r} could not be built:\n{why}")
+        spec = payload.loads((folder / "spec").read_bytes())
         assert isinstance(spec, AppSpec)
         return spec
 
 
+async def _run(name: str, environment: Environment, folder: Path) -> str:
+    """How the process has failed; empty if it has not.
+
+    By files, no pipes: these would be open as long as anything that user code has started.
+    Raises `DeploymentFailedError` if it takes too long, and OSError if it cannot be started.
+    """
+    with (folder / "question").open("rb") as question, (folder / "said").open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, str(folder / "spec")),
+            stdin=question,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=said,
+            process_group=0,
+            cwd=environment.working_dir,
+            env={**os.environ, **environment.env_vars, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+    try:
+        async with asyncio.timeout(BUILD_TIMEOUT_S):
+            code = await process.wait()
+    except TimeoutError:
+        raise errors.DeploymentFailedError(f"{name} was not built within {BUILD_TIMEOUT_S:g} s.") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}" if code else ""
+
+
 def read_config(config: Mapping[str, Any], app_dir: str) -> SystemConfig:
     """Raises `ConfigFileError`."""
-    return read_text(json.dumps(config), "<configuration>", app_dir=app_dir, check_modules=False)
+    text = _JSON_TOKEN.sub(lambda token: _IN_YAML.get(token[0], token[0]), json.dumps(config))
+    return read_text(text, "<configuration>", app_dir=app_dir, check_modules=False)
 
 
 def _environment(app: ApplicationConfig, app_dir: str) -> Environment:
@@ -104,7 +131,9 @@ def _build(config: Mapping[str, Any], name: str, app_dir: str) -> AppSpec:
 
 def _sources() -> list[Path]:
     """The files of the user's code that has been imported: all but libraries."""
-    libraries = [Path(p) for p in sysconfig.get_paths().values()] + [Path(__file__).parents[1]]
+    paths = sysconfig.get_paths()
+    libraries = [Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    libraries.append(Path(__file__).parents[1])
     files = {Path(f) for module in list(sys.modules.values()) if (f := getattr(module, "__file__", None))}
     own = [f for f in files if f.is_file() and not any(f.is_relative_to(library) for library in libraries)]
     return sorted(own)

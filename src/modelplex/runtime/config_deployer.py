@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelplex import errors
@@ -13,7 +13,9 @@ from modelplex.runtime.controller import Controller
 log = logging.getLogger(__name__)
 
 
-async def deploy(controller: Controller, config: Mapping[str, Any], app_dir: str) -> None:
+async def deploy(
+    controller: Controller, config: Mapping[str, Any], app_dir: str, is_wanted: Callable[[], bool] = lambda: True
+) -> None:
     """Build and run the applications of a configuration; return when they are ready.
 
     Those that an earlier configuration had, and this one has not, are deleted. Those of programs stay.
@@ -22,23 +24,37 @@ async def deploy(controller: Controller, config: Mapping[str, Any], app_dir: str
         controller: runs them.
         config: what `SystemConfig.as_dict` answers.
         app_dir: where to import from.
+        is_wanted: whether nobody has asked for another configuration while this one was built.
 
     Raises:
         ConfigFileError: nothing has been changed.
-        DeploymentFailedError: an application could not be built, or does not run; the others do.
+        DeploymentFailedError: an application could not be built, or does not run, and is what it was before; the others
+            run. Or another configuration is wanted by now.
     """
     system = read_config(config, app_dir)
     names = [app.name for app in system.applications]
-    specs = await asyncio.gather(*(build(config, name, app_dir) for name in names))
+    built = await asyncio.gather(*(build(config, name, app_dir) for name in names), return_exceptions=True)
+    if not is_wanted():
+        raise errors.DeploymentFailedError("This was called off: another configuration has been deployed since.")
+    specs = [spec for spec in built if not isinstance(spec, BaseException)]
     superfluous = [spec.name for spec in controller.specs if spec.source is not None and spec.name not in names]
     await asyncio.gather(*(controller.delete(name) for name in superfluous))
     outcomes = await asyncio.gather(*(controller.deploy(spec) for spec in specs), return_exceptions=True)
+    _raise_failures([*built, *outcomes])
+
+
+def _raise_failures(outcomes: Sequence[object]) -> None:
     failed = [error for error in outcomes if isinstance(error, BaseException)]
+    texts = []
     for error in failed:
-        if not isinstance(error, errors.DeploymentFailedError):
+        if isinstance(error, asyncio.CancelledError):  # not of this task, but of one that deploys an application
+            texts.append("An application was called off: it is to be something else, or nothing, by now.")
+        elif isinstance(error, errors.DeploymentFailedError):
+            texts.append(str(error))
+        else:
             raise error
-    if failed:
-        raise errors.DeploymentFailedError("\n".join(map(str, failed)))
+    if texts:
+        raise errors.DeploymentFailedError("\n".join(texts))
 
 
 def as_config(controller: Controller, http_options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from modelplex.wire.messages import Message
 
 log = logging.getLogger(__name__)
 
-# For a process that has connected, to say who it is.
+# For a process that has connected, to greet, and then to say who it is.
 GREETING_TIMEOUT_S = 5.0
 
 BACKLOG = 256
@@ -46,18 +46,23 @@ class RegisteredProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it has said who it is."""
+        return self.started.done()
+
     # link.Receiver
 
     def received(self, link: Link, message: Message, body: bytes) -> None:
         if self._link is not None:
             self.heard(message)
-        elif isinstance(message, messages.Register):
+        elif isinstance(message, messages.Register) and not self.is_known:
             self._link, self._pid = link, message.pid
             self.started.set_result(message.address)
             if not self._register(message, self):
                 self.send(messages.Stop(0.0))
         else:
-            link.close()
+            raise errors.ProtocolError("its first message does not say who it is")
 
     def lost(self, link: Link) -> None:
         self._link = None
@@ -107,6 +112,8 @@ class ControlServer:
         """Close the links to those that are there."""
         for link in list(self._links):
             link.close()
+        if self.listener.done():
+            self.listener.result().close()  # perhaps nobody has taken it
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -135,6 +142,7 @@ class ControlServer:
             raise
         self._links.add(link)
         process.exited.add_done_callback(lambda _: self._links.discard(link))
+        self._own(_part_with_the_silent(process, link))
 
     async def _take_greeting(self, sock: socket.socket) -> None:
         readable: asyncio.Future[None] = self._loop.create_future()
@@ -150,13 +158,25 @@ class ControlServer:
             self._loop.remove_reader(sock)
         greeting, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
         for descriptor in descriptors:
-            sent = socket.socket(fileno=descriptor)
+            try:
+                sent = socket.socket(fileno=descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
             if self.listener.done():
                 sent.close()
             else:
                 self.listener.set_result(sent)
         if not greeting:
             raise errors.ProtocolError("it said nothing")
+
+
+async def _part_with_the_silent(process: RegisteredProcess, link: Link) -> None:
+    said_or_gone = [process.started, process.exited]
+    await asyncio.wait(said_or_gone, timeout=GREETING_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+    if not process.is_known and not process.exited.done():
+        log.warning("A process could not register: it did not say who it is")
+        link.close()
 
 
 def _check_user(sock: socket.socket) -> None:
