@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelplex import errors
-from modelplex.home import ADMIN, CONTROL, Home, answers, running
+from modelplex.config import ADMIN, CONTROL
+from modelplex.home import Home, answers, running
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from modelplex import errors
-from modelplex.config import ADMIN
+from modelplex.config import ADMIN, CONTROL
 
 CONNECT_TIMEOUT_S = 2.0
 

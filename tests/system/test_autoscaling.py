@@ -11,7 +11,7 @@ from served import Client, Reply, wait_until
 from started import Started, home_in
 
 from modelplex import follower
-from modelplex.home import CONTROL
+from modelplex.config import CONTROL
 from modelplex.serve import DeploymentHandle
 
 pytestmark = pytest.mark.system
