@@ -5,7 +5,6 @@ import socket
 from typing import Any
 
 import inline_app
-import pytest
 from scripted_engine import ScriptedEngine, ScriptedProcess
 
 from modelplex import config
@@ -63,7 +62,6 @@ def test_a_proxy_that_is_ready_with_the_first_application_does_not_hold_it_up() 
     run_virtual(main())
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="Proxies hear of an application without replicas too late.")
 def test_the_first_application_may_have_no_replicas_at_first() -> None:
     async def main() -> None:
         _, controller = await started()
@@ -76,7 +74,6 @@ def test_the_first_application_may_have_no_replicas_at_first() -> None:
     run_virtual(main())
 
 
-@pytest.mark.xfail(strict=True, reason="A proxy that is replaced is told to stop at once.")
 def test_a_proxy_that_is_replaced_has_time_to_end_what_it_answers() -> None:
     async def main() -> None:
         engine, controller = await started()

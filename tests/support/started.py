@@ -131,7 +131,6 @@ class Clients:
         self._port = port
         self._models = models
         self._stop = threading.Event()
-        self._no_streams = threading.Event()
         self.statuses: collections.Counter[int] = collections.Counter()
         self.bodies: collections.Counter[bytes] = collections.Counter()
         self.cold: collections.Counter[str] = collections.Counter()
@@ -160,11 +159,6 @@ class Clients:
         """Return when so many more have been answered."""
         until = self.statuses.total() + requests
         wait_until(lambda: self.statuses.total() >= until or bool(self.failures), "requests are answered")
-
-    def end_streams(self) -> None:
-        """Return when the last stream has been read."""
-        self._no_streams.set()
-        self._threads[-1].join()
 
     def _calls(self, number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
@@ -195,7 +189,7 @@ class Clients:
         connection.close()
 
     def _reads_streams(self) -> None:
-        while not self._stop.is_set() and not self._no_streams.is_set():
+        while not self._stop.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
             try:
                 connection.request("GET", "/slow")

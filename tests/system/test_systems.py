@@ -115,7 +115,6 @@ def test_under_load_nothing_that_is_done_to_a_system_is_noticed(system: Started)
         assert (clients.take_cold(), clients.failures) == (0, []), "SIGTERM to a replica"
         assert len(system.replicas()) == 2
 
-        clients.end_streams()  # a proxy that is replaced gives them no time: see test_controller_of_a_system.py
         [proxy] = system.proxies()
         os.kill(proxy, signal.SIGTERM)
         wait_until(lambda: not is_running(proxy), "the proxy has ended")

@@ -52,6 +52,10 @@ class ServedApp:
         await asyncio.gather(*(deployment.begin() for deployment in self.deployments.values()))
         self.state = ApplicationState.RUNNING
 
+    def note(self, message: str) -> None:
+        """Say this in its status, until it is changed."""
+        self._message = message
+
     async def call_off(self) -> None:
         """End what begins or changes it; it is what it was before then, or nothing."""
         if self.task is not None:

@@ -37,6 +37,7 @@ async def deploy(
     if not is_wanted():
         raise errors.DeploymentFailedError("This was called off: another configuration has been deployed since.")
     specs = [spec for spec in built if not isinstance(spec, BaseException)]
+    controller.not_built({n: str(e) for n, e in zip(names, built, strict=True) if isinstance(e, BaseException)})
     superfluous = [spec.name for spec in controller.specs if spec.source is not None and spec.name not in names]
     await asyncio.gather(*(controller.delete(name) for name in superfluous))
     outcomes = await asyncio.gather(*(controller.deploy(spec) for spec in specs), return_exceptions=True)

@@ -5,7 +5,8 @@ import logging
 import secrets
 import socket
 import string
-from collections.abc import Coroutine, Iterable
+import time
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from modelplex import config, errors
@@ -17,7 +18,7 @@ from modelplex.runtime.desired_state import DesiredState, NotKept, SavedApp
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine, Process
 from modelplex.runtime.process_set import ProcessSet
-from modelplex.status import ApplicationState, ServeStatus
+from modelplex.status import ApplicationState, ApplicationStatus, ServeStatus
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
@@ -42,6 +43,7 @@ class Controller:
         self._directory = directory
         self._kept = kept or NotKept()
         self._apps: dict[str, ServedApp] = {}
+        self._not_built: dict[str, ApplicationStatus] = {}
         self._proxies: ProcessSet | None = None
         self._followers: set[Process] = set()
         self._recovering: asyncio.TimerHandle | None = None  # as long as not all is known that runs
@@ -78,6 +80,7 @@ class Controller:
         Raises `DeploymentFailedError`; then an application that it was to replace goes on.
         """
         check_route(spec, self.specs)
+        self._not_built.pop(spec.name, None)
         if (app := self._apps.get(spec.name)) is not None:
             await app.call_off()  # what is wanted now is something else
         app = self._apps.get(spec.name)
@@ -113,12 +116,22 @@ class Controller:
 
     async def delete(self, name: str) -> None:
         """Stop an application. Nothing happens if there is none of that name."""
+        self._not_built.pop(name, None)
         app = self._apps.pop(name, None)
         if app is not None:
             await app.call_off()
             app.state = ApplicationState.DELETING
             self.changed()
             await app.stop()
+
+    def not_built(self, failures: Mapping[str, str]) -> None:
+        """These, and no others, were to run, or to become others, and could not be built. For the status."""
+        self._not_built.clear()
+        for name, why in failures.items():
+            if (app := self._apps.get(name)) is not None:
+                app.note(f"The last change could not be built: {why}")
+            else:
+                self._not_built[name] = ApplicationStatus(ApplicationState.DEPLOY_FAILED, why, time.time(), {})
 
     def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background; that a deployment fails is told in the log."""
@@ -186,9 +199,7 @@ class Controller:
         """Stop taking requests, let those that run end, and end every process. What is kept of what is wanted stays."""
         self.forget()
         if self._proxies is not None:
-            await self._proxies.stop(
-                max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0)
-            )
+            await self._proxies.stop(self._grace_s)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -209,6 +220,11 @@ class Controller:
     @property
     def _deployments(self) -> Iterable[ServedDeployment]:
         return [deployment for app in self._apps.values() for deployment in app.deployments.values()]
+
+    @property
+    def _grace_s(self) -> float:
+        """How long what runs anywhere may take to end."""
+        return max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0.0)
 
     def tag(self) -> str:
         return "".join(secrets.choice(_TAG_LETTERS) for _ in range(6))
@@ -236,6 +252,7 @@ class Controller:
     def heard(self, name: str, message: Message) -> None:
         """A proxy or a caller has said something, or a replica what is not about itself."""
         if isinstance(message, messages.Leaving) and self._proxies is not None:
+            self._proxies.grace_s = self._grace_s
             self._proxies.replace(name, "is to stop")
         if isinstance(message, messages.Waiting):
             app = self._apps.get(message.app_name)
@@ -252,7 +269,7 @@ class Controller:
 
     def status(self) -> ServeStatus:
         proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
-        return ServeStatus(proxies, {name: app.status() for name, app in self._apps.items()})
+        return ServeStatus(proxies, self._not_built | {name: app.status() for name, app in self._apps.items()})
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
