@@ -208,7 +208,14 @@ def test_one_application_of_a_file_that_cannot_be_built_does_not_stop_the_others
     bad = {"name": "bad", "import_path": "bad:app", "route_prefix": "/bad"}
     assert "no weights" in shared.command("deploy", shared.config(small(), other, bad), code=1).stderr
     assert shared.get("/other") == (200, b"one")
-    assert sorted(shared.status["applications"]) == ["other", "small"]
+    found = shared.status["applications"]
+    assert {name: app["status"] for name, app in found.items()} == {
+        "bad": "DEPLOY_FAILED",
+        "other": "RUNNING",
+        "small": "RUNNING",
+    }
+    assert "no weights" in found["bad"]["message"]
+    assert "Deleted: bad" in shared.command("delete", "bad").stdout
     assert "Deleted: other" in shared.command("delete", "other").stdout
     assert shared.get("/other") == (200, b"one"), "the application that is served under /"
     assert list(shared.status["applications"]) == ["small"]
@@ -261,7 +268,8 @@ def test_the_options_of_http_in_a_file_are_the_systems_also_for_the_next_control
 def test_a_file_that_cannot_start_leaves_a_system_to_deploy_to(system: Started) -> None:
     system.write("small.py", "raise RuntimeError('no weights')")
     assert "no weights" in system.start(system.config(small()), code=1).stderr
-    assert system.status["applications"] == {}
+    [(name, app)] = system.status["applications"].items()
+    assert (name, app["status"], "no weights" in app["message"]) == ("small", "DEPLOY_FAILED", True)
 
 
 def test_a_port_that_is_taken_is_told_and_nothing_is_left(system: Started) -> None:

@@ -99,7 +99,7 @@ class Admin:
                 return await self._deploy(exchange)
             case "DELETE", ["v1", "applications", name]:
                 name = unquote(name)
-                if name not in [spec.name for spec in self._controller.specs]:
+                if name not in self._controller.status().applications:
                     raise _NoSuchPageError(f"There is no application {name!r}.")
                 await self._controller.delete(name)
                 return 200, {}
