@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: .venv/.demo  ## serve a few hundred small models, call them, and go on serving until Ctrl-C (ONCE=1: end then)
 	$(BIN)/modelplex demo $(if $(ONCE),--once)
 
-test: .venv/.test  ## everything that is tested; TESTS="..." chooses
-	$(BIN)/python -m pytest $(TESTS)
+test: .venv/.test  ## everything that is tested, by two processes; TESTS="..." chooses, in one
+	$(BIN)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
 
 lint: .venv/.test .venv/.lint
 	$(BIN)/ruff check .
