@@ -597,6 +597,17 @@ async def test_other_limits_take_new_replicas() -> None:
 
 
 @in_virtual_time
+async def test_what_was_idle_before_it_was_to_follow_the_demand_goes_to_zero() -> None:
+    quick = {"min_replicas": 0, "downscale_delay_s": 1, "look_back_period_s": 1, "metrics_interval_s": 0.5}
+    async with world(plain("old")) as it:
+        await asyncio.sleep(10)  # it has said that it is idle, and says no more
+        await it.deploy(plain("old", autoscaling_config=quick))
+        await asyncio.sleep(10)
+        assert it.replicas == []
+        assert await it.handle.remote() == "old"
+
+
+@in_virtual_time
 async def test_more_of_the_same_version_starts_the_difference() -> None:
     async with world(plain("same", num_replicas=2)) as it:
         before = it.replicas

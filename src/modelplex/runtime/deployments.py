@@ -176,7 +176,8 @@ class ServedDeployment:
                 self._scaling.close()
             self._scaling = None
         elif self._scaling is None:
-            self._scaling = Scaling(self.app_name, spec.name, options, self._count, self._resize)
+            known = self._reports.loads  # replicas that are idle say nothing anew
+            self._scaling = Scaling(self.app_name, spec.name, options, self._count, self._resize, known)
         else:
             self._scaling.set_options(options)
 

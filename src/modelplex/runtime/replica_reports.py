@@ -13,11 +13,13 @@ SEEN_MAX = 200_000
 # How much of what a model was used still counts a second later. It fades by time: those that are idle report nothing.
 FADING = 0.9
 
+_SILENT = ReplicaLoad()  # of a replica that has not reported yet
+
 
 @dataclass(slots=True, eq=False)
 class _Replica:
     born: float
-    load: ReplicaLoad = field(default_factory=ReplicaLoad)
+    load: ReplicaLoad = field(default=_SILENT)
     warmth: dict[str, float] = field(default_factory=dict)  # how much each of its models was used, of late more
     told_at: float = 0.0  # when that was so
     loaders: dict[str, list[str]] = field(default_factory=dict)
@@ -87,6 +89,11 @@ class ReplicaReports:
             return {}
         held = replica.loaders or {"": list(replica.warmth)}
         return {loader: sorted(ids, key=lambda m: -replica.warmth.get(m, 0.0)) for loader, ids in held.items()}
+
+    @property
+    def loads(self) -> dict[str, ReplicaLoad]:
+        """What replicas have reported last, those that have."""
+        return {name: replica.load for name, replica in self._replicas.items() if replica.load is not _SILENT}
 
     def by_models(self, names: Iterable[str], now: float) -> dict[str, ReplicaLoad]:
         """Their loads, with how much their models were used over some time."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelplex import config, errors
 from modelplex.config import AutoscalingConfig
@@ -22,12 +22,19 @@ class Scaling:
         options: see `config.AutoscalingConfig`.
         current: how many are wanted now.
         resize: told how many are wanted, when that has changed.
+        known: what replicas have reported before.
 
     Raises `DeploymentFailedError` if the options name a policy that cannot be imported.
     """
 
     def __init__(
-        self, app_name: str, deployment: str, options: AutoscalingConfig, current: int, resize: Callable[[int], None]
+        self,
+        app_name: str,
+        deployment: str,
+        options: AutoscalingConfig,
+        current: int,
+        resize: Callable[[int], None],
+        known: Mapping[str, ReplicaLoad] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._title = f"{app_name}_{deployment}"
@@ -43,6 +50,8 @@ class Scaling:
             app_name=app_name,
             deployment_name=deployment,
         )
+        for replica_id, load in (known or {}).items():
+            self._core.told_replica(replica_id, load, self._loop.time())
         self._set_timer()
 
     @property
