@@ -8,13 +8,7 @@ demo: .venv/.demo  ## serve a few hundred small models, call them, and go on ser
 	$(BIN)/modelplex demo $(if $(ONCE),--once)
 
 test: .venv/.test  ## everything that is tested; TESTS="..." chooses
-ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
-else  # two at a time; what runs on a machine is found by its folder for temporary files, so each has its own
-	@TMPDIR=`mktemp -d /tmp/mXXXXXX` $(BIN)/python -m pytest -m "not system" & unit=$$!; \
-	TMPDIR=`mktemp -d /tmp/mXXXXXX` $(BIN)/python -m pytest -m system; system=$$?; \
-	wait $$unit && exit $$system
-endif
 
 lint: .venv/.test .venv/.lint
 	$(BIN)/ruff check .
