@@ -8,7 +8,14 @@ demo: .venv/.demo  ## serve a few hundred small models, call them, and go on ser
 	$(BIN)/modelplex demo $(if $(ONCE),--once)
 
 test: .venv/.test  ## everything that is tested; TESTS="..." chooses
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else  # two at a time; what runs on a machine is found by its folder for temporary files, so each has its own
+	@unit=`mktemp -d /tmp/mXXXXXX` system=`mktemp -d /tmp/mXXXXXX`; \
+	TMPDIR=$$unit $(BIN)/python -m pytest -m "not system" & first=$$!; \
+	TMPDIR=$$system $(BIN)/python -m pytest -m system; second=$$?; \
+	wait $$first && test $$second = 0; both=$$?; rm -rf $$unit $$system; exit $$both
+endif
 
 lint: .venv/.test .venv/.lint
 	$(BIN)/ruff check .

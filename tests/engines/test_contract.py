@@ -78,11 +78,10 @@ def on_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check
 
     def run(check: Check) -> None:
         async def main() -> None:
-            engine = config.load(config.ENGINES[request.param])(
-                log_dir=str(tmp_path), folder=tempfile.mkdtemp(prefix="modelplex-")
-            )
-            async with running(engine) as world:
-                await check(world)
+            with tempfile.TemporaryDirectory(prefix="modelplex-", ignore_cleanup_errors=True) as folder:
+                engine = config.load(config.ENGINES[request.param])(log_dir=str(tmp_path), folder=folder)
+                async with running(engine) as world:
+                    await check(world)
 
         if request.param == "inline":
             run_virtual(main())

@@ -86,7 +86,7 @@ class Bookings:
         self.looks = 0
         self.specs: list[ReplicaSpec] = []
         self.failing: BaseException | None = None
-        self.engine = LocalEngine("", tempfile.mkdtemp(prefix="modelplex-"), console=False, find_gpus=self.find)
+        self.engine = LocalEngine("", "", console=False, find_gpus=self.find)
         self.engine._start = self._start  # type: ignore[method-assign,assignment]
 
     def find(self) -> Sequence[str]:

@@ -39,6 +39,8 @@ class Scaled:
 app = Scaled.bind()
 """
 
+ROUNDS_MAX = 10
+
 QUICK = {
     "metrics_interval_s": 0.2,
     "look_back_period_s": 1.0,
@@ -88,9 +90,14 @@ def test_from_zero_by_load_up_and_by_silence_back_to_zero(system: Started) -> No
     wait_until(lambda: running(system) == 0, "it is at zero")
     assert Client(system.port).call("a").status == 200
     assert running(system) == 1
-    replies = call_at_once(system.port, 20, "/?s=1.5")
-    assert collections.Counter(reply.status for reply in replies) == {200: 20}
-    assert len({reply.body for reply in replies}) > 1
+    answered: set[bytes] = set()
+    for _ in range(ROUNDS_MAX):  # a process may take longer to start than a round
+        replies = call_at_once(system.port, 20, "/?s=1.5")
+        assert collections.Counter(reply.status for reply in replies) == {200: 20}
+        answered |= {reply.body for reply in replies}
+        if len(answered) > 1:
+            break
+    assert len(answered) > 1
     wait_until(lambda: running(system) == 0, "it is at zero again")
     wait_until(lambda: not system.replicas(), "its process has ended")
     assert Client(system.port).call("a").status == 200
