@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 import inline_app
+import pytest
 from scripted_engine import ScriptedEngine, ScriptedProcess
 
 from modelplex import config
@@ -84,5 +85,45 @@ def test_a_proxy_that_is_replaced_has_time_to_end_what_it_answers() -> None:
         told = [message for message in engine.proxies[0].said if isinstance(message, messages.Stop)]
         await controller.stop()
         assert told == [messages.Stop(7.0)]
+
+    run_virtual(main())
+
+
+QUICK = {
+    "min_replicas": 1,
+    "max_replicas": 3,
+    "target_ongoing_requests": 1,
+    "metrics_interval_s": 1,
+    "look_back_period_s": 1,
+    "upscale_delay_s": 0,
+    "downscale_delay_s": 1,
+}
+
+
+@pytest.mark.parametrize("who", ["proxy", "replica", "caller"])
+def test_what_waited_in_a_process_that_has_ended_is_not_waited_for(who: str) -> None:
+    async def main() -> None:
+        engine, controller = await started()
+        await controller.deploy(app_of(autoscaling_config=QUICK))
+        [(spec, replica)] = engine.replicas
+        process, name = replica, replica.name
+        if who == "proxy":
+            process, [name] = engine.proxies[0], controller.status().proxies
+        elif who == "caller":
+            process, name = ScriptedProcess("caller#1"), "caller#1"
+            process.starts()
+            controller.register(messages.Register("caller", name), process)
+        process.heard(messages.Waiting("a", spec.config.name, 3))
+        for _, running in engine.replicas:
+            running.heard(messages.Load(0.0, {}, [], -1))
+        await asyncio.sleep(5)
+        assert len(engine.of(spec.config.name)) == 3
+        process.dies()
+        await asyncio.sleep(1)
+        for _, running in engine.replicas:
+            running.heard(messages.Load(0.0, {}, [], -1))
+        await asyncio.sleep(20)
+        assert len(engine.of(spec.config.name)) == 1
+        await controller.stop()
 
     run_virtual(main())

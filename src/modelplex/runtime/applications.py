@@ -130,7 +130,7 @@ class ServedApp:
 
     def status(self) -> ApplicationStatus:
         state = self.state
-        runs = all(deployment.running or not deployment.count for deployment in self.deployments.values())
+        runs = all(deployment.processes.running or not deployment.count for deployment in self.deployments.values())
         if state is ApplicationState.RUNNING and not runs:
             state = ApplicationState.UNHEALTHY
         deployments = {name: deployment.status() for name, deployment in self.deployments.items()}

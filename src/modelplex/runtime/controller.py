@@ -60,7 +60,7 @@ class Controller:
             tag = self.tag()
             name = f"proxy#{tag}"
             process = await self._engine.start_proxy(tag, options, listener)
-            process.heard = lambda message: self.heard(name, message)
+            self._hear(name, process)
             process.send(self.table())
             return name, process
 
@@ -162,18 +162,15 @@ class Controller:
 
     def register(self, register: messages.Register, process: Process) -> bool:
         """A process has come by itself. Answers whether it is wanted."""
-        if register.kind == "caller":
-            self._followers.add(process)
-            process.heard = lambda message: self.heard(register.name, message)
-            process.exited.add_done_callback(lambda _: self._forget(register.name, process))
+        if register.kind == "caller" or (register.kind == "proxy" and self._proxies is not None):
+            self._hear(register.name, process)
             if self._recovering is None:
                 process.send(self.table())
-            return True
-        if register.kind == "proxy" and self._proxies is not None:
-            process.heard = lambda message: self.heard(register.name, message)
-            if self._recovering is None:
-                process.send(self.table())
-            self._proxies.adopt(register.name, "proxy", process, "")
+            if register.kind == "proxy" and self._proxies is not None:
+                self._proxies.adopt(register.name, "proxy", process, "")
+            else:
+                self._followers.add(process)
+                process.exited.add_done_callback(lambda _: self._followers.discard(process))
             return True
         app = self._apps.get(register.app_name)
         deployment = None if app is None else app.deployments.get(register.deployment)
@@ -181,10 +178,10 @@ class Controller:
             deployment.adopt(register, process)
         return deployment is not None
 
-    def _forget(self, name: str, process: Process) -> None:
-        self._followers.discard(process)
-        for deployment in self._deployments:
-            deployment.source_gone(name)
+    def _hear(self, name: str, process: Process) -> None:
+        """Listen to a proxy or a caller until it ends."""
+        process.heard = lambda message: self.heard(name, message)
+        process.exited.add_done_callback(lambda _: self.ended(name))
 
     @property
     def specs(self) -> list[AppSpec]:
@@ -212,7 +209,7 @@ class Controller:
         if self._proxies is not None:
             self._proxies.kill()
         for deployment in self._deployments:
-            deployment.kill()
+            deployment.processes.kill()
         await self._engine.close()
 
     # What others are told (deployments.Owner)
@@ -236,7 +233,7 @@ class Controller:
 
     def changed(self) -> None:
         if self._recovering is not None:
-            if all(len(deployment.running) >= deployment.count for deployment in self._deployments):
+            if all(len(deployment.processes.running) >= deployment.count for deployment in self._deployments):
                 self._recovered()
             return  # half a table would have callers leave the other half
         table = self.table()
@@ -244,7 +241,7 @@ class Controller:
         if self._proxies is not None:
             self._proxies.send(table)
         for deployment in self._deployments:
-            deployment.send(table)
+            deployment.processes.send(table)
         for follower in self._followers:
             follower.send(table)
         self._save()
@@ -259,6 +256,10 @@ class Controller:
             deployment = None if app is None else app.deployments.get(message.deployment)
             if deployment is not None:
                 deployment.waiting(name, message.count)
+
+    def ended(self, name: str) -> None:
+        for deployment in self._deployments:
+            deployment.source_gone(name)
 
     def _save(self) -> None:
         apps = [app for app in self._apps.values() if app.state is not ApplicationState.DEPLOY_FAILED]

@@ -44,6 +44,9 @@ class Owner(Protocol):
     def heard(self, name: str, message: Message) -> None:
         """A process has said what is not about itself."""
 
+    def ended(self, name: str) -> None:
+        """A process has ended, and with it what waited there."""
+
     def own(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run something in the background; that a deployment fails is told in the log."""
 
@@ -61,6 +64,7 @@ class ServedDeployment:
 
     Attributes:
         rolled_back: why the version that was wanted last is not the one that runs; empty if it is.
+        processes: its replicas.
     """
 
     def __init__(
@@ -83,10 +87,10 @@ class ServedDeployment:
         self._reports = ReplicaReports()
         self._checks_health: set[str] = set()
         self._updates = 0
-        self._processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
-        self._questions = Questions(self._processes.tell)
+        self.processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
+        self._questions = Questions(self.processes.tell)
         self._user_configs = UserConfigs(self._title, self._questions)
-        self._health = HealthWatch(lambda name: self._questions.ask(name, messages.CheckHealth), self._processes.unwell)
+        self._health = HealthWatch(lambda name: self._questions.ask(name, messages.CheckHealth), self.processes.unwell)
         self._scaling: Scaling | None = None
         self._count = spec.config.first_replicas if count is None else count
         self._take(spec, environment)
@@ -105,15 +109,15 @@ class ServedDeployment:
     def recover(self, wait_s: float) -> None:
         """It ran before, and its replicas are about to register: for so long no others are started."""
         goal = _goal(self.spec, self._count)
-        self._processes.recover(goal, goal, wait_s)
+        self.processes.recover(goal, goal, wait_s)
 
     def adopt(self, register: messages.Register, process: Process) -> None:
         """A replica that an earlier controller has started."""
         if register.checks_health:
             self._checks_health.add(register.name)
         self._engine.adopt(register.name, register.gpus, process.exited)
-        process.heard = lambda message: self._heard(register.name, message)
-        self._processes.adopt(register.name, register.version, process, register.address)
+        self._hear(register.name, process)
+        self.processes.adopt(register.name, register.version, process, register.address)
 
     async def update(self, spec: DeploymentSpec, environment: Environment) -> None:
         """Have this run in place of what runs: by new replicas, one after another, if it takes new ones.
@@ -135,7 +139,7 @@ class ServedDeployment:
             if update != self._updates:  # something else is wanted by now
                 raise
             self.rolled_back = str(error) or "It was called off."
-            self._processes.give_up(self.rolled_back)
+            self.processes.give_up(self.rolled_back)
             configuring = self.go_back(*before)
             if configuring is not None and isinstance(error, errors.DeploymentFailedError):
                 await asyncio.shield(configuring)
@@ -157,19 +161,13 @@ class ServedDeployment:
         self._health.close()
         if self._scaling is not None:
             self._scaling.close()
-        await self._processes.stop()
-
-    def kill(self) -> None:
-        self._processes.kill()
-
-    def send(self, message: Message) -> None:
-        self._processes.send(message)
+        await self.processes.stop()
 
     def _take(self, spec: DeploymentSpec, environment: Environment) -> None:
         self.spec = spec
         self._versions[spec.process_version] = spec, environment
-        self._processes.grace_s = spec.config.graceful_shutdown_timeout_s
-        self._health.follow(self._checks_health & self._processes.running.keys(), spec.config)
+        self.processes.grace_s = spec.config.graceful_shutdown_timeout_s
+        self._health.follow(self._checks_health & self.processes.running.keys(), spec.config)
         options = spec.config.scaling
         if options is None:
             if self._scaling is not None:
@@ -190,21 +188,21 @@ class ServedDeployment:
 
     def _want(self, count: int) -> "asyncio.Future[None]":
         self._count = count
-        return self._processes.want(_goal(self.spec, count))
+        return self.processes.want(_goal(self.spec, count))
 
     async def _reconfigure(self, spec: DeploymentSpec) -> None:
         """Raises `DeploymentFailedError` if a replica does not take the new `user_config`."""
         await self._user_configs.give(self._of_version(spec), spec.config.user_config)
 
     def _of_version(self, spec: DeploymentSpec) -> list[str]:
-        return [n for n in self._processes.running if self._processes.version_of(n) == spec.process_version]
+        return [n for n in self.processes.running if self.processes.version_of(n) == spec.process_version]
 
     async def _catch_up(self, name: str) -> None:
         """Give a replica the `user_config` that has been changed while it started."""
         try:
             await self._user_configs.give([name], self.spec.config.user_config)
         except errors.DeploymentFailedError as error:
-            self._processes.unwell(name, str(error))
+            self.processes.unwell(name, str(error))
 
     # Its replicas
 
@@ -217,12 +215,16 @@ class ServedDeployment:
         name = replica.context.replica_id
         self._user_configs.started(name, spec.config.user_config)
         process = await self._engine.start_replica(replica)
-        process.heard = lambda message: self._heard(name, message)
+        self._hear(name, process)
         process.send(self._owner.table())
         return name, process
 
+    def _hear(self, name: str, process: Process) -> None:
+        process.heard = lambda message: self._heard(name, message)
+        process.exited.add_done_callback(lambda _: self._owner.ended(name))
+
     def _changed(self) -> None:
-        running = self._processes.running
+        running = self.processes.running
         for name in self._reports.follow(running, self._loop.time()):
             self._checks_health.discard(name)
             self._user_configs.gone(name)
@@ -240,7 +242,7 @@ class ServedDeployment:
             case messages.Ready(checks_health=True):
                 self._checks_health.add(name)
             case messages.Leaving():
-                self._processes.replace(name, "is to stop")
+                self.processes.replace(name, "is to stop")
             case messages.Done():
                 self._questions.answered(message)
             case messages.Load():
@@ -252,7 +254,7 @@ class ServedDeployment:
                 limit = self.spec.config.max_leaked_bytes
                 if isinstance(limit, int) and message.leaked_bytes > limit:
                     why = f"has leaked {message.leaked_bytes} bytes, more than max_leaked_bytes={limit}"
-                    self._processes.replace(name, why)
+                    self.processes.replace(name, why)
             case _:
                 self._owner.heard(name, message)
 
@@ -270,10 +272,6 @@ class ServedDeployment:
         if self._scaling is not None:
             self._scaling.source_gone(source)
 
-    @property
-    def running(self) -> dict[str, str]:
-        return self._processes.running
-
     def info(self) -> messages.DeploymentInfo:
         options = self.spec.config
         comes_from_zero = options.scaling is not None and options.scaling.min_replicas == 0
@@ -281,7 +279,7 @@ class ServedDeployment:
             app_name=self.app_name,
             name=options.name,
             max_queued_requests=options.max_queued_requests,
-            replicas=[messages.ReplicaInfo(*running) for running in self._processes.running.items()],
+            replicas=[messages.ReplicaInfo(*running) for running in self.processes.running.items()],
             retry_lost_requests=options.retry_lost_requests,
             backpressure_status=options.backpressure.status_code,
             backpressure_retry_after_s=options.backpressure.retry_after_s,
@@ -290,10 +288,10 @@ class ServedDeployment:
         )
 
     def status(self) -> DeploymentStatus:
-        running, wanted = len(self._processes.running), self._processes.count
-        message = self._processes.message or self.rolled_back
+        running, wanted = len(self.processes.running), self.processes.count
+        message = self.processes.message or self.rolled_back
         state = DeploymentState.HEALTHY if running >= wanted else DeploymentState.UPDATING
-        if self._processes.message:
+        if self.processes.message:
             state = DeploymentState.UNHEALTHY
         # While one is replaced, there is one more than are wanted.
         states = {"RUNNING": running, "STARTING": max(0, wanted - running)}
