@@ -3,7 +3,7 @@
 import pytest
 from rollout_world import FORGET_S, HANDOVER_S, World
 
-from modelplex.core.rollout import Complete, GivenUp, Goal
+from modelplex.core.rollout import Complete, Failing, GivenUp, Goal
 
 
 def test_as_many_as_wanted_are_started_at_once() -> None:
@@ -152,6 +152,21 @@ def test_one_that_has_run_before_is_never_given_up() -> None:
         world.later(30)
     assert world.said == []
     assert world.starting
+
+
+def test_more_of_a_version_that_has_run_that_cannot_be_started_are_told_of_and_tried_on() -> None:
+    world = World()
+    world.running("v1", 1)
+    world.want("v1", 2, failures=2)
+    for number in range(1, 8):
+        world.exits(number, why="no memory")
+        world.later(30)
+    assert world.said == [Failing("v1", "no memory")] * 3
+    assert world.starting == [8]
+    assert world.ready == {0}
+    world.want("v1", 3, failures=2)
+    world.starts(*world.starting)
+    assert world.said[3:] == [Complete("v1")]
 
 
 def test_one_that_is_found_unwell_counts_as_a_failure_of_a_new_version() -> None:

@@ -9,7 +9,8 @@ already. What holds after every step, whatever the history:
 2. No more are alive than wanted plus `surge_max`, but for those that replace others which died while some still end.
 3. One that dies or cannot start is replaced: the first time at once, then later each time.
 4. A version that fails `failures_max` times before all of its processes have been ready once is given up. The last
-   version that was complete takes its place again; if there is none, nothing is wanted any more.
+   version that was complete takes its place again; if there is none, nothing is wanted any more. One that has been
+   complete is never given up; when more of it are wanted and so many starts fail, that is told.
 5. What is wanted is reached and then nothing changes, unless something happens.
 """
 
@@ -53,7 +54,15 @@ class GivenUp:
     instead: str | None
 
 
-Command = Start | Retire | Complete | GivenUp
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """No more of this version can be started for now. It has been complete before, so it is tried on and on."""
+
+    version: str
+    why: str
+
+
+Command = Start | Retire | Complete | GivenUp | Failing
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,11 @@ class _Place:
     def members(self) -> list[_Member]:
         return [m for m in (self.current, self.successor) if m is not None]
 
+    def runs(self, version: str) -> bool:
+        """Whether the place has a process of this version that serves, and is to have no other."""
+        ready = self.current is not None and self.current.phase is _Phase.READY and self.current.version == version
+        return ready and self.successor is None
+
     def forget(self) -> None:
         """Of the version before; but not that it waits for one to be adopted."""
         if self.began is not None:
@@ -165,12 +179,12 @@ class Rollout:
     def want(self, goal: Goal, now: float) -> list[Command]:
         """This is wanted from now on."""
         self.is_complete = False
-        if self.goal is None or goal.version != self.goal.version:
+        if goal.version != self._version:
             self._failures = 0
             for place in self._places:
                 place.forget()
-        elif self.fallback is not None and self.fallback.version == goal.version:
-            self.fallback = goal
+        elif self._is_proven:
+            self._failures, self.fallback = 0, goal
         self.goal = goal
         return self._decide(now)
 
@@ -249,7 +263,7 @@ class Rollout:
                 commands += self._fill(place, goal, now)
         for place in self._in_turn():
             commands += self._renew(place, goal, now)
-        if not self.is_complete and all(self._is_done(place) for place in self._places):
+        if not self.is_complete and all(place.runs(goal.version) for place in self._places):
             self.is_complete, self.fallback, self._failures = True, goal, 0
             commands.append(Complete(goal.version))
             commands += self._decide(now)  # what is outdated has waited for this
@@ -349,23 +363,22 @@ class Rollout:
         place.leave(member)
         place.delay(now, self._backoff, self._forget_s)
         goal = self.goal
-        if goal is None or self._is_proven or member.version != goal.version:
+        counts = not self._is_proven or member.phase is _Phase.STARTING
+        if goal is None or self.is_complete or member.version != goal.version or not counts:
             return []
         self._failures += 1
-        return [self._give_up(goal, why)] if self._failures >= goal.failures_max else []
+        if self._failures < goal.failures_max:
+            return []
+        self._failures = 0
+        return [Failing(goal.version, why) if self._is_proven else self._give_up(goal, why)]
 
     def _give_up(self, goal: Goal, why: str) -> Command:
         fallback = self.fallback
         self.goal = Goal(goal.version, 0) if fallback is None else fallback
-        self._failures, self.is_complete = 0, fallback is None
+        self.is_complete = fallback is None
         for place in self._places:
             place.not_before, place.short_lives = 0.0, 0
         return GivenUp(goal.version, why, None if fallback is None else fallback.version)
-
-    def _is_done(self, place: _Place) -> bool:
-        current = place.current
-        done = current is not None and place.successor is None and current.phase is _Phase.READY
-        return done and current is not None and current.version == self._version
 
     @property
     def _is_proven(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelplex import config, errors
 from modelplex.core.backoff import Backoff
-from modelplex.core.rollout import Command, Complete, GivenUp, Goal, Retire, Rollout, Start
+from modelplex.core.rollout import Command, Complete, Failing, GivenUp, Goal, Retire, Rollout, Start
 from modelplex.runtime.engine import Process
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
@@ -69,7 +69,6 @@ class ProcessSet:
         self._tasks: dict[_Member, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._failed_starts = 0  # since it was said what is wanted
         self.grace_s = grace_s
         self.running: dict[str, str] = {}
         self.message = ""
@@ -78,11 +77,6 @@ class ProcessSet:
     @property
     def goal(self) -> Goal | None:
         return self._core.goal
-
-    @property
-    def fallback(self) -> Goal | None:
-        """What was wanted last and came to run."""
-        return self._core.fallback
 
     @property
     def count(self) -> int:
@@ -102,7 +96,6 @@ class ProcessSet:
             self._conclude(f"{self._title} is to be of another version by now.")
         if self.outcome.done():
             self.outcome = self._loop.create_future()
-        self._failed_starts = 0
         self._obey(self._core.want(goal, self._loop.time()))
         return self.outcome
 
@@ -208,6 +201,11 @@ class ProcessSet:
                     self._conclude(f"{self._title} could not start: {why}")
                     if instead is not None:
                         self.message = ""  # of what runs again there is nothing to say
+                case Failing(why=why):
+                    self._conclude(f"{self._title} could not start: {why}")
+        self._set_timer()
+
+    def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -274,10 +272,6 @@ class ProcessSet:
     def _failed(self, name: str, why: str) -> None:
         self.message = why
         log.error("%s could not start: %s", name, why)
-        self._failed_starts += 1
-        goal = self._core.goal
-        if goal is not None and self._failed_starts >= goal.failures_max:
-            self._conclude(f"{self._title} could not start: {why}")
 
 
 async def _first(*futures: "asyncio.Future[Any]") -> None:
