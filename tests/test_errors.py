@@ -11,6 +11,7 @@ from modelplex.serve import exceptions
 ALL = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, ModelplexError)]
 
 STATUS_AND_FAULT = {
+    "NothingRunsError": (500, Fault.CLIENT),
     "ModelplexError": (500, Fault.SERVER),
     "InvalidModelIdError": (400, Fault.CLIENT),
     "InvalidHeaderError": (400, Fault.CLIENT),

@@ -16,10 +16,6 @@ from modelplex.home import Home, answers, running
 TIMEOUT_S = 60.0
 
 
-class NothingRunsError(errors.ModelplexError):
-    """There is no running system that could be asked."""
-
-
 class AdminClient:
     """Each method is one request. They raise `ModelplexError` with what the system says is wrong.
 
@@ -57,7 +53,7 @@ class AdminClient:
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NothingRunsError(f"The system in {self.folder} does not answer: {error!r}") from error
+            raise errors.NothingRunsError(f"The system in {self.folder} does not answer: {error!r}") from error
         finally:
             connection.close()
         assert isinstance(answer, dict)
@@ -87,11 +83,11 @@ def find(home: Path | None = None) -> AdminClient:
     if home is not None or os.environ.get("MODELPLEX_HOME") or answers(Home.of().sockets):
         folder = Home.of(home).sockets
         if not answers(folder):
-            raise NothingRunsError(f"Nothing runs in {Home.of(home).folder}: modelplex start starts it.")
+            raise errors.NothingRunsError(f"Nothing runs in {Home.of(home).folder}: modelplex start starts it.")
         return AdminClient(folder)
     found = running()
     if not found:
-        raise NothingRunsError("Nothing runs: modelplex start, or modelplex run, starts something.")
+        raise errors.NothingRunsError("Nothing runs: modelplex start, or modelplex run, starts something.")
     if len(found) > 1:
         folders = ", ".join(map(str, found))
         raise errors.ModelplexError(f"Several systems run ({folders}): say by --system which of these is meant.")

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelplex import __version__, cli_config, cli_system, config, driver, errors, serve
-from modelplex.admin_client import NothingRunsError
 from modelplex.applications import import_application
 from modelplex.reload import end_with_parent, run_reloading
 
@@ -280,7 +279,7 @@ def main() -> None:
     except errors.ConfigFileError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-    except NothingRunsError as error:
+    except errors.NothingRunsError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(3)
     except errors.ModelplexError as error:

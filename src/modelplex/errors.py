@@ -89,6 +89,12 @@ class NotInReplicaError(ModelplexError, RuntimeError):
     fault = Fault.USER_CODE
 
 
+class NothingRunsError(ModelplexError):
+    """There is no running system that could be asked."""
+
+    fault = Fault.CLIENT
+
+
 class DeploymentFailedError(ModelplexError, RuntimeError):
     """An application could not be started."""
 

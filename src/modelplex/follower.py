@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import threading
 from concurrent.futures import Future
 
 from modelplex import errors
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.link import Link, SocketLink, connect_unix
+from modelplex.runtime.link import Link, connect_unix
+from modelplex.runtime.registration import register
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
@@ -64,23 +64,14 @@ class Follower:
         name = f"caller#{os.getpid()}-{secrets.token_hex(3)}"
         while True:
             self._lost.clear()
-            sock = socket.socket(socket.AF_UNIX)
-            sock.setblocking(False)
             try:
-                await self._loop.sock_connect(sock, self._address)
-                await self._loop.sock_sendall(sock, b"+")
-                _, self._link = await self._loop.create_unix_connection(lambda: SocketLink(self), sock=sock)
+                self._link = await register(self._address, self, messages.Register("caller", name))
             except OSError as error:
-                sock.close()
                 # Without its folder the system has ended; else its controller may be about to come again.
                 if not self._first.done() and not self._may_come(error):
                     text = f"The system at {self._address} cannot be reached; does it run? ({error})"
                     self._first.set_exception(errors.ModelplexError(text))
-            except BaseException:
-                sock.close()
-                raise
             else:
-                self._link.send(messages.Register("caller", name))
                 self._directory.tell_again()
                 await self._lost.wait()
             await asyncio.sleep(AGAIN_S)

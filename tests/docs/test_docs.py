@@ -303,7 +303,7 @@ def test_statuses_and_faults_are_those_of_the_code() -> None:
     shown = {name.strip("`") for _, name, *_ in rows}
     # The rest never gets as far as an HTTP client.
     rest = {"ModelplexError", "RequestCancelledError", "NotInReplicaError", "DeploymentFailedError", "ProtocolError"}
-    rest |= {"ApplicationImportError", "ConfigFileError"}
+    rest |= {"ApplicationImportError", "ConfigFileError", "NothingRunsError"}
     assert shown | rest == {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, Exception)}
 
 

@@ -3,7 +3,6 @@
 import importlib
 import math
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -128,6 +127,3 @@ def parse_bytes(option: str, size: int | str) -> int:
         f"{option} must be a number of bytes above 0, or text such as '512MiB' with a unit of {', '.join(_UNITS)}; "
         f"got {size!r}."
     )
-
-
-Hook = Callable[..., Any] | str

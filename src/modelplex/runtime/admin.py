@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote
 
 from modelplex import errors
 from modelplex.runtime import config_deployer
+from modelplex.runtime.app_builder import read_config
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.status import ServeStatus
@@ -30,11 +31,6 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 16 * 2**20
 
 _JSON = [(b"content-type", b"application/json")]
-
-
-class _NoSuchPageError(errors.ModelplexError):
-    status = 404
-    fault = errors.Fault.CLIENT
 
 
 class Admin:
@@ -100,13 +96,13 @@ class Admin:
             case "DELETE", ["v1", "applications", name]:
                 name = unquote(name)
                 if name not in self._controller.status().applications:
-                    raise _NoSuchPageError(f"There is no application {name!r}.")
+                    raise errors.RouteNotFoundError(f"There is no application {name!r}.")
                 await self._controller.delete(name)
                 return 200, {}
             case "POST", ["v1", "shutdown"]:
                 self._shutdown()
                 return 202, {}
-        raise _NoSuchPageError(f"There is no {exchange.method} {exchange.path} in the admin interface.")
+        raise errors.RouteNotFoundError(f"There is no {exchange.method} {exchange.path} in the admin interface.")
 
     async def _deploy(self, exchange: HTTPExchange) -> tuple[int, Any]:
         body = await _body(exchange)
@@ -115,30 +111,14 @@ class Admin:
             config, app_dir = dict(request["config"]), str(request["app_dir"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise errors.InvalidHeaderError(f"The body must be an object with config and app_dir: {error!r}") from error
-        config_deployer.check(config, app_dir)
+        read_config(config, app_dir)  # what is wrong with it is told before anything begins
         self._deploys = number = self._deploys + 1
         work = config_deployer.deploy(self._controller, config, app_dir, is_wanted=lambda: number == self._deploys)
         if b"false" in (parse_qs(exchange.query_string).get(b"wait") or []):
             self._own(_logged(work))
             return 202, {}
-        # It goes on when the client leaves: what is wanted has been said.
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._own(_into(done, work))
-        await done
+        await work  # it goes on when the client leaves: what is wanted has been said
         return 200, asdict(self._status())
-
-
-async def _into(done: "asyncio.Future[None]", work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except BaseException as error:
-        if not done.done():
-            done.set_exception(error if isinstance(error, Exception) else errors.ModelplexError("It was called off."))
-        if not isinstance(error, Exception):
-            raise
-    else:
-        if not done.done():
-            done.set_result(None)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

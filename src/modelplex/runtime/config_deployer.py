@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelplex import errors
-from modelplex.config_file import SystemConfig
 from modelplex.runtime.app_builder import build, read_config
 from modelplex.runtime.controller import Controller
 
@@ -64,8 +63,3 @@ def as_config(controller: Controller, http_options: Mapping[str, Any]) -> dict[s
         "http_options": dict(http_options),
         "applications": [dict(spec.source) for spec in controller.specs if spec.source is not None],
     }
-
-
-def check(config: Mapping[str, Any], app_dir: str) -> SystemConfig:
-    """Raises `ConfigFileError`."""
-    return read_config(config, app_dir)

@@ -73,7 +73,7 @@ class RegisteredProcess:
 class ControlServer:
     """Listens on a Unix socket.
 
-    A connection begins with one byte, which a proxy sends along with its listening socket.
+    A connection begins with one byte, which a proxy sends along with its listening socket (`registration`).
 
     Args:
         path: of the socket, in a folder of this user's alone.

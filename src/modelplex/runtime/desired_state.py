@@ -64,12 +64,12 @@ class StateFile:
     def __init__(self, path: Path, http: HTTPOptions) -> None:
         self._path = path
         self._http = http
-        self._written = b""
+        self._written: list[SavedApp] | None = None
 
     def save(self, apps: Sequence[SavedApp]) -> None:
-        data = payload.dumps(Saved(self._http, list(apps)))
-        if data == self._written:
+        if self._written == list(apps):
             return
+        data = payload.dumps(Saved(self._http, list(apps)))
         handle, name = tempfile.mkstemp(prefix=self._path.name, dir=self._path.parent)
         try:
             with open(handle, "wb") as file:
@@ -81,7 +81,7 @@ class StateFile:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
-        self._written = data
+        self._written = list(apps)
 
     @staticmethod
     def read(path: Path) -> Saved | None:

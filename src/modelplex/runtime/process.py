@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from modelplex import context, errors
 from modelplex.config import ADMIN, CONTROL, HTTPOptions
 from modelplex.observe import logs
+from modelplex.runtime import registration
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.link import Link, SocketLink, connect_unix
 from modelplex.runtime.streams import Incoming
@@ -48,7 +49,6 @@ class ProxySpec:
 
 # How often a process whose controller has died looks for another one.
 REGISTER_AGAIN_S = 0.1
-REGISTER_TIMEOUT_S = 5.0
 
 # Set when the process is to outlive its controller.
 _survives = threading.Event()
@@ -117,20 +117,10 @@ class Control:
         """Find the next controller; there may be none for any time."""
         while not self.stop.done():
             await asyncio.sleep(REGISTER_AGAIN_S)
-            sock = socket.socket(socket.AF_UNIX)
-            sock.setblocking(False)
-            try:
-                async with asyncio.timeout(REGISTER_TIMEOUT_S):
-                    await self._loop.sock_connect(sock, self._register_at)
-                    socket.send_fds(sock, [b"+"], self.handed_on)
-                    _, link = await self._loop.create_unix_connection(lambda: SocketLink(self), sock=sock)
-            except OSError:  # TimeoutError is one
-                sock.close()
-                continue
-            self.link = link
-            link.send(register)
-            self.registered()
-            return
+            with contextlib.suppress(OSError):
+                self.link = await registration.register(self._register_at, self, register, self.handed_on)
+                self.registered()
+                return
 
     async def close(self) -> None:
         if self._registering is not None:
