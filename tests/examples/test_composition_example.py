@@ -1,23 +1,17 @@
 """The example of composition, run as its docstring says."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from served import serving
+from served import example_client
 
 pytestmark = pytest.mark.system
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with (
-        serving("composition:entry", EXAMPLES) as served,
-        httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=30.0, trust_env=False) as client,
-    ):
+    with example_client("composition:entry") as client:
         yield client
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from http_echo import echo
 
 from modelplex.config import HTTPOptions
 from modelplex.runtime.http_connection import HTTPExchange
@@ -96,14 +97,6 @@ async def test_requests_on_one_connection() -> None:
 async def test_large_bodies_in_both_directions_wait_for_each_other() -> None:
     size_bytes, part_bytes = 20_000_000, 1_000_000
     tasks = []
-
-    async def echo(exchange: HTTPExchange) -> None:
-        exchange.respond(200, [], exchange.body, more=True)
-        more = exchange.more
-        while more:
-            data, more = await exchange.read()
-            exchange.write(data, more=more)
-            await exchange.drain()
 
     async with serving(lambda e: tasks.append(asyncio.create_task(echo(e)))) as (_, port):
         reader, writer = await connect(port)

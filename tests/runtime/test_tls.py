@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvloop
 from certificates import Certificate, make_certificate
+from http_echo import echo
 
 from modelplex.config import HTTPOptions
 from modelplex.errors import DeploymentFailedError
@@ -144,15 +145,6 @@ async def test_a_client_that_does_not_go_on_with_its_handshake_is_let_go(own: Ce
 @on_uvloop
 async def test_a_large_body_comes_whole(own: Certificate) -> None:
     tasks = []
-
-    async def echo(exchange: HTTPExchange) -> None:
-        exchange.respond(200, [], exchange.body, more=True)
-        more = exchange.more
-        while more:
-            data, more = await exchange.read()
-            exchange.write(data, more=more)
-            await exchange.drain()
-
     data = bytes(range(256)) * 20_000
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "answer", lambda e: tasks.append(asyncio.create_task(echo(e))))

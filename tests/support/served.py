@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 APPS = Path(__file__).parent.parent / "system" / "apps"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 START_TIMEOUT_S = 60.0
 
 
@@ -161,6 +164,16 @@ def serving(
                     process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+@contextlib.contextmanager
+def example_client(import_path: str) -> Iterator[httpx.Client]:
+    """An HTTP client of one of the examples, which runs until the end of the block."""
+    with (
+        serving(import_path, EXAMPLES) as served,
+        httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=30.0, trust_env=False) as client,
+    ):
+        yield client
 
 
 def run_script(folder: Path, text: str, *, code: int = 0, **environment: str) -> str:
