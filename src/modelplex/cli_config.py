@@ -26,7 +26,7 @@ def check(
     modules: Annotated[bool, typer.Option(help="Whether modules that are not there are mistakes.")] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Say what is wrong with a configuration file, all of it; nothing is imported or started.
+    """Say all that is wrong with a configuration file. Nothing is imported or started.
 
     Exit code 0 if nothing is, else 2.
     """
@@ -57,7 +57,7 @@ def build(
     output: Annotated[Path | None, typer.Option("--output-path", "-o", help="Write to this file.")] = None,
     app_dir: AppDir = Path("."),
 ) -> None:
-    """Print a configuration file for applications, with all deployments and the options of their code."""
+    """Print a configuration file for applications. It has all deployments, with the options of their code."""
     try:
         text = build_text(import_paths, app_dir)
     except ApplicationImportError as error:

@@ -52,7 +52,7 @@ def start(
     blocking: Annotated[bool, typer.Option("--blocking", help="Do not return; Ctrl-C stops it.")] = False,
     http_options_json: Annotated[str, typer.Option("--http-options", hidden=True)] = "",
 ) -> None:
-    """Start a system in the background, to which applications are then deployed.
+    """Start a system in the background. Applications are then deployed to it.
 
     What it runs is kept on disk. If its controller dies, what runs goes on; start it again, and it takes that over.
     """
@@ -83,7 +83,7 @@ def deploy(
     system: SystemOption = None,
     wait: Annotated[bool, typer.Option(help="Return when the applications run, or have failed.")] = True,
 ) -> None:
-    """Have a running system run what a file says: its applications, and no others that came from a file.
+    """Have a running system run what a file says. That is its applications, and no others that came from a file.
 
     What has not changed stays as it is; other replicas are replaced gradually, without losing a request. An application
     that fails to start goes back to what it was.
@@ -124,7 +124,7 @@ def show_config(
         bool, typer.Option("--schema", help="Print the JSON Schema of configuration files.")
     ] = False,
 ) -> None:
-    """Show what configuration files a running system has been given, as one file."""
+    """Show what files a running system was given. They are shown as one."""
     if show_schema:
         typer.echo(json.dumps(schema(), indent=2))
         return
@@ -142,7 +142,7 @@ def delete(
     home: HomeOption = None,
     system: SystemOption = None,
 ) -> None:
-    """Stop one application of a running system; requests that run may end."""
+    """Stop one application of a running system. Requests that run may end."""
     _client(home, system).delete(name)
     typer.echo(f"Deleted: {name}")
 
@@ -152,7 +152,7 @@ def shutdown(
     system: SystemOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Stop a running system, and forget what it ran; requests that run may end."""
+    """Stop a running system, and forget what it ran. Requests that run may end."""
     place = Home.of(home)
     is_dead = system is None and not answers(place.sockets)
     is_headless = is_dead and place.may_have_processes
