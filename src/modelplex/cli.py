@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 cli = typer.Typer(
     name="modelplex",
     help="Serve many models of one kind from few replicas.",
-    epilog="Exit codes: 0 all went well, 1 it did not, 2 the command line or a file is wrong, 3 nothing runs that could "
-    "be asked, 130 Ctrl-C.",
+    epilog="Exit codes: 0 all went well, 1 it did not, 2 the command line or a file is wrong, 3 nothing runs that "
+    "could be asked, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
