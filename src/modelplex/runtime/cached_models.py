@@ -110,11 +110,12 @@ class CachedModels:
         if ticket in self.cache:
             self.release(ticket)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background; `closed` waits for it."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""

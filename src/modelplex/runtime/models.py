@@ -77,11 +77,8 @@ class ModelHost:
         """Load these, the first ones if not all have room. Returns when they are loaded, or the time is over."""
         room = self.cache.room
         wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)]
-        loads = [asyncio.ensure_future(self._keep(model_id, pinned=False)) for model_id in wanted[:room]]
-        if loads:
-            _, late = await asyncio.wait(loads, timeout=timeout_s)
-            for load in late:
-                self._cached.run(_ended(load))
+        if loads := [self._cached.run(self._keep(model_id, pinned=False)) for model_id in wanted[:room]]:
+            await asyncio.wait(loads, timeout=timeout_s)
 
     @property
     def models_max(self) -> int:
@@ -182,7 +179,3 @@ class ModelHost:
                 self._cached.release(ticket)
 
         answer.add_done_callback(over)
-
-
-async def _ended(task: "asyncio.Future[None]") -> None:
-    await task
