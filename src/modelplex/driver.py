@@ -91,8 +91,13 @@ class Driver:
         """Run the applications of a configuration file; returns when they are ready."""
         self._do(config_deployer.deploy(self._system.controller, settings.as_dict(), app_dir))
 
-    def delete(self, name: str) -> None:
-        self._do(self._system.controller.delete(name))
+    def delete(self, name: str, *, wait: bool = True) -> None:
+        """Stop an application; without waiting for its end if that is not wanted."""
+        controller = self._system.controller
+        if wait:
+            self._do(controller.delete(name))
+        else:
+            self._loop.call_soon_threadsafe(lambda: controller.own(controller.delete(name)))
 
     def status(self) -> ServeStatus:
         async def status() -> ServeStatus:

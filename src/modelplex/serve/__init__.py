@@ -1,6 +1,5 @@
 """The public door: every name that a user calls. `from modelplex import serve`."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,12 +175,8 @@ def delete(name: str, _blocking: bool = True) -> None:
     """
     from modelplex import driver
 
-    if (running := driver.current()) is None:
-        return
-    if _blocking:
-        running.delete(name)
-    else:
-        threading.Thread(target=running.delete, args=(name,), name="modelplex-delete").start()
+    if (running := driver.current()) is not None:
+        running.delete(name, wait=_blocking)
 
 
 def shutdown() -> None:
