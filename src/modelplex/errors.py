@@ -184,6 +184,36 @@ class ModelTooLargeError(ModelLoadError):
     """The model is larger than all the room that the cache may take (`max_bytes_per_replica`)."""
 
 
+class InvalidModelFileError(ModelplexError):
+    """The file of a model is not what its loader can load: another format, another architecture, damaged."""
+
+    fault = Fault.USER_CODE
+
+
+class UnsafeModelFileError(InvalidModelFileError):
+    """The file of a model could do harm, so it is not loaded: pickled code, a link to elsewhere, a zip bomb."""
+
+
+class StoreError(ModelplexError):
+    """A store of models does not answer, or not with whole files, after several tries."""
+
+    status = 502
+
+
+class StoreConfigError(StoreError):
+    """A store of models refuses its user: credentials, region, bucket, or a way to ask that it does not have."""
+
+    status = 500
+    fault = Fault.USER_CODE
+
+
+class DiskCacheFullError(ModelplexError):
+    """There is no room on the disk for a model's file: the rest of the disk cache is in use."""
+
+    status = 503
+    fault = Fault.LOAD
+
+
 class OvercommittedError(ModelplexError):
     """Requests wait for room in a replica that only they themselves could make."""
 

@@ -11,6 +11,37 @@ EVICTION_POLICIES = {
     "gdsf": "modelplex.core.eviction:GDSF",
 }
 
+# Loaders of files by name, and which of them an ending means. Files of these endings that more than one loader could
+# mean (".json", ".txt", ".bin") are left out: their loader is to be named.
+LOADERS = {
+    "safetensors": "modelplex.loaders.safetensors:load",
+    "safetensors-torch": "modelplex.loaders.safetensors:load_torch",
+    "torch": "modelplex.loaders.torch:load",
+    "torchscript": "modelplex.loaders.torch:load_script",
+    "torch-export": "modelplex.loaders.torch:load_exported",
+    "onnx": "modelplex.loaders.onnx:load",
+    "skops": "modelplex.loaders.skops:load",
+    "joblib": "modelplex.loaders.pickles:load_joblib",
+    "pickle": "modelplex.loaders.pickles:load",
+    "xgboost": "modelplex.loaders.boosters:load_xgboost",
+    "lightgbm": "modelplex.loaders.boosters:load_lightgbm",
+    "mlflow": "modelplex.loaders.mlflow:load",
+}
+LOADER_ENDINGS = {
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".pt2": "torch-export",
+    ".onnx": "onnx",
+    ".skops": "skops",
+    ".joblib": "joblib",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+    ".ubj": "xgboost",
+    ".lgb": "lightgbm",
+    "/": "mlflow",  # a folder
+}
+
 # What answers who calls the deployments of another program's system.
 FOLLOW = "modelplex.follower:follow"
 

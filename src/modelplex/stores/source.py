@@ -1,0 +1,51 @@
+"""What a store of models must do."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a model, as its source has it now.
+
+    Attributes:
+        key: what its source calls it.
+        path: where it goes in the model's folder, relative, with "/"; its name if the model is this one file.
+        size_bytes: its size.
+        version: changes whenever its content does: the ETag, or else the time of its last change; empty if unknown.
+    """
+
+    key: str
+    path: str
+    size_bytes: int
+    version: str
+
+
+class FileChangedError(Exception):
+    """The file is no longer the version that was asked for."""
+
+
+class Source(Protocol):
+    """Files by their keys. A key is a path with "/" relative to the source's own root.
+
+    Attributes:
+        name: what it is called in messages and in the keys of the disk cache, without credentials; a URL.
+        folder: where its files lie on this machine, if they do, so that nobody copies them; else None.
+    """
+
+    name: str
+    folder: Path | None
+
+    async def files(self, key: str) -> Sequence[RemoteFile]:
+        """The file of that key, or all those below it if it ends with "/". FileNotFoundError if there is none."""
+        ...
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> bytes | memoryview:
+        """The bytes from `start` to `end`, all of them. Raises `FileChangedError`, `StoreError`, FileNotFoundError."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[str]:
+        """The keys that begin with a prefix, in no certain order. Raises `StoreConfigError` if it cannot list."""
+        ...
