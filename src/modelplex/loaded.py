@@ -1,7 +1,6 @@
 """What a loader knows of a model that it has made, for whoever keeps it: its size, and what its end takes."""
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
