@@ -4,10 +4,10 @@ A file is cut into blocks, numbered from 0. What is missing of it are runs of bl
 first block to its last. What holds after every step:
 
 1. Each block that has not arrived is in exactly one run, which is read by one request or waits for one.
-2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another request takes over.
-3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed of
-   the line. Further ones join, twice as many each time, while the rest would still take a while and the last ones
-   to join have paid.
+2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes over.
+3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed
+   of the line. Further ones join, twice as many each time, while the rest would still take a while and the last
+   ones to join have paid.
 4. A request that brings nothing is tried again, later each time; `TRIES_MAX` in a row of those end the transfer.
 """
 
@@ -22,7 +22,7 @@ WORTH_S = 1.0
 # So much faster, at least, has everything become after further requests joined; else no more of them join.
 PAYS = 1.2
 
-# A run is not split into parts of fewer blocks: a request costs a round trip, and some stores read the whole file for it.
+# A run is not split into parts of fewer blocks: a request costs a round trip; some stores read the whole file for it.
 SPLIT_BLOCKS_MIN = 4
 
 TRIES_MAX = 5
