@@ -1,6 +1,5 @@
 """What a loader knows of a model that it has made, for whoever keeps it: its size, and what its end takes."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,5 @@ class Loaded:
     unload: Callable[[], None] | None = None
 
 
-# By id, since a model need not be hashable; an entry goes with its model at the latest.
-_known: dict[int, Loaded] = {}
-_lock = threading.Lock()
+def remember(loaded: Loaded) -> None:
+    """Note what a loader knows, until the model goes."""

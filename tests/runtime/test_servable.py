@@ -14,7 +14,7 @@ from held_call import THREAD_S, HeldCall
 from virtual_time import in_virtual_time, turns
 
 from modelplex.runtime.servable import Definition, Servable
-from modelplex.runtime.threads import in_thread
+from modelplex.threads import in_thread
 
 
 async def servable_of(func_or_class: Callable[..., Any], *args: Any, **kwargs: Any) -> Servable:

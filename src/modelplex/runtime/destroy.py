@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from modelplex.runtime.threads import in_thread
+from modelplex.threads import in_thread
 
 # Models whose `__del__` has begun, until Python frees them, and whether it has ended. Keyed by id: a model need not be
 # hashable, and a reference from here would keep it alive.

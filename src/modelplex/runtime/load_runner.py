@@ -12,7 +12,7 @@ from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
 from modelplex.runtime.destroy import destroy
 from modelplex.runtime.sizes import process_bytes, told_bytes
-from modelplex.runtime.threads import in_thread
+from modelplex.threads import in_thread
 
 
 class LoadRunner:

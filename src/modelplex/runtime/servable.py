@@ -9,7 +9,7 @@ from typing import Any
 
 from modelplex.runtime.destroy import destroy
 from modelplex.runtime.hosted_app import HostedApp
-from modelplex.runtime.threads import in_thread
+from modelplex.threads import in_thread
 
 _END = object()
 

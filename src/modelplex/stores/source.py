@@ -1,6 +1,6 @@
 """What a store of models must do."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,11 @@ class RemoteFile:
 
 
 class FileChangedError(Exception):
-    """The file is no longer the version that was asked for."""
+    """The file is no longer the version that was asked for, or is gone."""
+
+
+class RangesNotSupportedError(Exception):
+    """The source answers with whole files only."""
 
 
 class Source(Protocol):
@@ -39,11 +43,21 @@ class Source(Protocol):
     folder: Path | None
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
-        """The file of that key, or all those below it if it ends with "/". FileNotFoundError if there is none."""
+        """The file of that key, or all those below it if it ends with "/".
+
+        Raises FileNotFoundError if there is none, `StoreError` if the source does not answer.
+        """
         ...
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> bytes | memoryview:
-        """The bytes from `start` to `end`, all of them. Raises `FileChangedError`, `StoreError`, FileNotFoundError."""
+    def stream(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` to before `end`, in parts of any size, fewer if the connection ends early.
+
+        Raises `FileChangedError`, `RangesNotSupportedError`, or `StoreError`.
+        """
+        ...
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """The same as one, all of them, for small files."""
         ...
 
     def list(self, prefix: str) -> AsyncIterator[str]:

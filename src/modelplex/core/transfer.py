@@ -1,0 +1,162 @@
+"""How one file is read from a store: which ranges, by how many requests at a time, and what is tried again.
+
+A file is cut into blocks, numbered from 0. What is missing of it are runs of blocks, each read by one request from its
+first block to its last. What holds after every step:
+
+1. Each block that has not arrived is in exactly one run, which is read by one request or waits for one.
+2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes over.
+3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed
+   of the line. Further ones join, twice as many each time, while the rest would still take a while and the last
+   ones to join have paid.
+4. A request that brings nothing is tried again, later each time; `TRIES_MAX` in a row of those end the transfer.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from modelplex.core.backoff import Backoff
+
+# The rest of a file is left to the requests that there are if they need no longer than this for it.
+WORTH_S = 1.0
+
+# So much faster, at least, has everything become after further requests joined; else no more of them join.
+PAYS = 1.2
+
+# A run is not split into parts of fewer blocks: a request costs a round trip; some stores read the whole file for it.
+SPLIT_BLOCKS_MIN = 4
+
+TRIES_MAX = 5
+BACKOFF = Backoff(0.2, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A request to make.
+
+    Attributes:
+        request: its number.
+        start, end: bytes of the file, from the first to before the last; the end may come nearer later.
+        delay_s: how long to wait before.
+    """
+
+    request: int
+    start: int
+    end: int
+    delay_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Run:
+    at: int  # the next block to arrive
+    end: int
+
+    @property
+    def blocks(self) -> int:
+        return self.end - self.at
+
+
+class Transfer:
+    """Decides for one file; the shell makes the requests.
+
+    Args:
+        size_bytes: of the file.
+        block_bytes: of each block but the last.
+        arrived: blocks that are there already.
+        requests_max: requests at a time.
+        now: seconds of any clock that does not go backwards.
+    """
+
+    def __init__(
+        self, size_bytes: int, block_bytes: int, arrived: Collection[int], requests_max: int, now: float
+    ) -> None:
+        self._size_bytes = size_bytes
+        self._block_bytes = block_bytes
+        self._requests_max = requests_max
+        self._wanted = 1
+        self._reading: dict[int, _Run] = {}
+        self._waiting = _runs(-(-size_bytes // block_bytes), arrived)
+        self._missing = sum(run.blocks for run in self._waiting)
+        self._numbers = 0
+        self._failures = 0
+        self._looked_at = now
+        self._arrived = 0  # blocks since then
+        self._rate_before = 0.0  # blocks a second, before the last requests joined
+        self._rate = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self._missing == 0
+
+    def start(self) -> list[Read]:
+        """The first requests; none if nothing is missing."""
+        return self._fill(0.0)
+
+    def arrived(self, request: int) -> bool:
+        """The next block of a request is there. Answers whether it is to go on; if not, it is over."""
+        run = self._reading[request]
+        run.at += 1
+        self._missing -= 1
+        self._arrived += 1
+        self._failures = 0
+        return run.at < run.end
+
+    def over(self, request: int) -> list[Read] | None:
+        """A request has ended, or failed. Answers those to make now; None if the transfer is to be given up."""
+        run = self._reading.pop(request)
+        delay_s = 0.0
+        if run.blocks:
+            self._waiting.append(run)
+            self._failures += 1
+            if self._failures >= TRIES_MAX:
+                return None
+            delay_s = BACKOFF.delay_s(self._failures)
+        return self._fill(delay_s)
+
+    def tick(self, now: float) -> list[Read]:
+        """Some time has passed: further requests may join. To be called a few times a second."""
+        if not self._arrived:
+            return []  # what has not begun yet tells nothing
+        self._rate = self._arrived / max(1e-9, now - self._looked_at)
+        self._looked_at, self._arrived = now, 0
+        if self._wanted > len(self._reading):
+            return []  # those that were to join have not, for nothing was left to split
+        if self._wanted < self._requests_max and self._rate > PAYS * self._rate_before and self._is_worth_it():
+            self._rate_before = self._rate
+            self._wanted = min(self._requests_max, 2 * self._wanted)
+        return self._fill(0.0)
+
+    def _is_worth_it(self) -> bool:
+        return self._rate > 0 and self._missing / self._rate > WORTH_S
+
+    def _fill(self, delay_s: float) -> list[Read]:
+        reads: list[Read] = []
+        while self._waiting and len(self._reading) < self._wanted:
+            reads.append(self._read(self._waiting.pop(0), delay_s))
+        while len(self._reading) < self._wanted and self._is_worth_it():
+            longest = max(self._reading.values(), key=lambda run: run.blocks)
+            if longest.blocks < 2 * SPLIT_BLOCKS_MIN:
+                break
+            middle = longest.at + longest.blocks // 2
+            part = _Run(middle, longest.end)
+            longest.end = middle
+            reads.append(self._read(part, 0.0))
+        return reads
+
+    def _read(self, run: _Run, delay_s: float) -> Read:
+        self._numbers += 1
+        self._reading[self._numbers] = run
+        end = min(self._size_bytes, run.end * self._block_bytes)
+        return Read(self._numbers, run.at * self._block_bytes, end, delay_s)
+
+
+def _runs(blocks: int, arrived: Collection[int]) -> list[_Run]:
+    """The runs of what is missing."""
+    runs: list[_Run] = []
+    for block in range(blocks):
+        if block in arrived:
+            continue
+        if runs and runs[-1].end == block:
+            runs[-1].end += 1
+        else:
+            runs.append(_Run(block, block + 1))
+    return runs

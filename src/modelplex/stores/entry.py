@@ -1,0 +1,317 @@
+"""One model's files in the disk cache: a folder whose state is right after any crash.
+
+    <cache>/<key>-<content>-<bytes>/     locked with flock: exclusively to fill or remove it, shared to use it
+        partial/ …                       the files while they arrive
+        blocks-<boot>                    which blocks have arrived since the machine started
+        checks.json                      what the files have to be, written before the next step
+        files/ …                         `partial/`, renamed: from here on the entry is complete
+
+The name has the room that it takes, so that what is reserved is known from a listing of names; its `content` changes
+with every version, so that a file is never replaced by another one. The kernel ends a lock with the process that held it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modelplex.errors import UnsafeModelFileError
+from modelplex.stores.source import RemoteFile
+
+BLOCK_BYTES = 4 * 2**20
+
+# Files and folders take room in units of this on the usual file systems.
+_UNIT_BYTES = 4096
+
+_NAME = re.compile(r"([0-9a-f]{24})-([0-9a-f]{24})-(\d+)")
+_LINE = re.compile(r"(\d+) (\d+) (\d+)")
+
+FILES = "files"
+_PARTIAL = "partial"
+_BLOCKS = "blocks-"
+_CHECKS = "checks.json"
+
+
+def key_of(source: str, key: str) -> str:
+    """The part of an entry's name that all versions of a model have in common."""
+    return hashlib.sha256(f"{source}\n{key}".encode()).hexdigest()[:24]
+
+
+def name_of(source: str, key: str, files: Sequence[RemoteFile]) -> str:
+    """The name of the entry for these files."""
+    content = hashlib.sha256(json.dumps([(f.path, f.size_bytes, f.version) for f in files]).encode()).hexdigest()[:24]
+    return f"{key_of(source, key)}-{content}-{_reserved_bytes(files)}"
+
+
+def reserved_bytes(name: str) -> int | None:
+    """The room that an entry of this name takes; None if it is no entry's name."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else int(found[3])
+
+
+def _reserved_bytes(files: Sequence[RemoteFile]) -> int:
+    data = sum(-(-f.size_bytes // _UNIT_BYTES) for f in files)
+    lines = sum(_blocks(f) * 40 for f in files) + sum(len(f.path) + len(f.version) + 100 for f in files)
+    folders = {parent for f in files for parent in PurePosixPath(f.path).parents}
+    return (data + 2 * -(-lines // _UNIT_BYTES) + len(folders) + 2) * _UNIT_BYTES
+
+
+def _blocks(file: RemoteFile) -> int:
+    return -(-file.size_bytes // BLOCK_BYTES)
+
+
+class Entry:
+    """An entry that this process has locked: shared, or exclusively. `close` ends the lock."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: Path, *, exclusively: bool = False) -> "Entry | None":
+        """The entry; None if somebody has it locked otherwise. Raises FileNotFoundError if there is none."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise UnsafeModelFileError(
+                f"{path} is a link, or no folder: somebody else writes into this cache."
+            ) from error
+        entry = cls(path, fd)
+        if entry._lock(fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH):
+            return entry
+        entry.close()
+        return None
+
+    def lock_exclusively(self) -> bool:
+        """Turn a shared lock into an exclusive one. If that cannot be at once, the shared one may be lost as well."""
+        return self._lock(fcntl.LOCK_EX)
+
+    def share(self) -> bool:
+        """Turn an exclusive lock into a shared one. It may be lost on the way."""
+        return self._lock(fcntl.LOCK_SH)
+
+    def _lock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Whoever had it before may have removed or renamed it.
+        with contextlib.suppress(FileNotFoundError):
+            mine, there = os.fstat(self._fd), os.stat(self.path, follow_symlinks=False)
+            return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+        return False
+
+    def take_fd(self) -> int:
+        """The descriptor that holds the lock; whoever takes it closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # What is in it
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / FILES).is_dir()
+
+    def touch(self) -> None:
+        """It is used: of all entries the one whose last use is longest ago goes first."""
+        os.utime(self._fd)
+
+    def is_whole(self) -> bool:
+        """Whether the files of a complete entry are what was fetched; read anew if they seem to have been touched.
+
+        Raises `UnsafeModelFileError` if there is a link where a file should be.
+        """
+        try:
+            checks = json.loads((self.path / _CHECKS).read_bytes())
+            files = [(str(f["path"]), int(f["size_bytes"]), list(f["crc32"]), f["seen"]) for f in checks["files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        touched = [(p, size, crcs) for p, size, crcs, seen in files if self._seen(p) != seen]
+        if checks.get("boot") != boot_id():  # a crash of the machine may have lost what was not written to the disk yet
+            touched = [(p, size, crcs) for p, size, crcs, _ in files]
+        if not touched:
+            return True
+        if not all(self._matches(path, size, crcs) for path, size, crcs in touched):
+            return False
+        self._write_checks([(path, size, crcs) for path, size, crcs, _ in files], FILES)
+        return True
+
+    def matches(self) -> bool:
+        """Whether the files are what was fetched, every byte of them."""
+        try:
+            checks = json.loads((self.path / _CHECKS).read_bytes())
+            return all(self._matches(f["path"], f["size_bytes"], f["crc32"]) for f in checks["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _matches(self, path: str, size_bytes: int, crcs: list[int]) -> bool:
+        try:
+            with self._open(FILES, path) as fd:
+                if os.fstat(fd).st_size != size_bytes:
+                    return False
+                return list(_crcs(fd, size_bytes)) == crcs
+        except FileNotFoundError:
+            return False
+
+    def _seen(self, path: str, below: str = FILES) -> list[int] | None:
+        try:
+            with self._open(below, path) as fd:
+                stat = os.fstat(fd)
+        except FileNotFoundError:
+            return None
+        return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+    # Filling it
+
+    def partial(self, file: RemoteFile) -> Path:
+        """Where a file is written while it arrives; its folder exists from now on."""
+        path = self.path / _PARTIAL / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def open_partial(self, file: RemoteFile) -> tuple[int, bool]:
+        """A descriptor to write the file with, and whether nothing of it is there yet.
+
+        Raises OSError(ENOSPC) if there is no room for all of it.
+        """
+        fd = os.open(self.partial(file), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fresh = os.fstat(fd).st_size != file.size_bytes
+            if fresh:
+                os.ftruncate(fd, 0)
+                _allocate(fd, file.size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, fresh
+
+    def arrived(self) -> dict[int, dict[int, int]]:
+        """The checksums of the blocks that have arrived, by block, by number of the file."""
+        arrived: dict[int, dict[int, int]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._blocks_file.read_text(errors="replace").splitlines(keepends=True):
+                # A crash may have cut off the last line.
+                if (found := _LINE.fullmatch(line.rstrip("\n"))) and line.endswith("\n"):
+                    number, block, crc = map(int, found.groups())
+                    arrived.setdefault(number, {})[block] = crc
+        return arrived
+
+    def open_blocks(self) -> int:
+        """A descriptor for `note_block`."""
+        return os.open(self._blocks_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+    @property
+    def _blocks_file(self) -> Path:
+        return self.path / f"{_BLOCKS}{boot_id()}"
+
+    @staticmethod
+    def note_block(blocks_fd: int, number: int, block: int, crc: int) -> None:
+        """A block of the file of this number has been written."""
+        os.write(blocks_fd, b"%d %d %d\n" % (number, block, crc))
+
+    def finish(self, files: Sequence[RemoteFile]) -> None:
+        """All files have arrived: from now on the entry is complete."""
+        arrived = self.arrived()
+        for file in files:
+            os.chmod(self.partial(file), 0o444)
+        checks = [
+            (file.path, file.size_bytes, [arrived.get(number, {})[block] for block in range(_blocks(file))])
+            for number, file in enumerate(files)
+        ]
+        self._write_checks(checks, _PARTIAL)
+        os.rename(self.path / _PARTIAL, self.path / FILES)
+        self._forget_blocks()
+
+    def _write_checks(self, files: Iterable[tuple[str, int, list[int]]], below: str) -> None:
+        known: list[dict[str, Any]] = [
+            {"path": path, "size_bytes": size, "crc32": crcs, "seen": self._seen(path, below)}
+            for path, size, crcs in files
+        ]
+        beside = self.path / f"{_CHECKS}.{os.getpid()}.{threading.get_ident()}"
+        beside.write_text(json.dumps({"boot": boot_id(), "files": known}))
+        os.replace(beside, self.path / _CHECKS)
+
+    def start_over(self) -> None:
+        """Drop what has arrived so far."""
+        self._forget_blocks()
+        shutil.rmtree(self.path / _PARTIAL, ignore_errors=True)
+
+    def _forget_blocks(self) -> None:
+        for noted in self.path.glob(f"{_BLOCKS}*"):
+            noted.unlink(missing_ok=True)
+
+    # Removing it
+
+    def is_idle(self) -> bool:
+        """Whether nobody has one of its files open or mapped, as far as the system tells (Linux)."""
+        return all(_nobody_has(path) for path in (self.path / FILES).rglob("*") if path.is_file())
+
+    @contextlib.contextmanager
+    def _open(self, below: str, path: str) -> Iterator[int]:
+        """A descriptor of one of the files. `UnsafeModelFileError` if a link is on the way."""
+        place = self.path
+        for part in (below, *PurePosixPath(path).parts):
+            place = place / part
+            if place.is_symlink():
+                raise UnsafeModelFileError(f"{place} is a symbolic link: somebody else writes into this cache.")
+        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _allocate(fd: int, size_bytes: int) -> None:
+    if size_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size_bytes)
+    else:
+        os.ftruncate(fd, size_bytes)
+
+
+def _crcs(fd: int, size_bytes: int) -> Iterator[int]:
+    for start in range(0, size_bytes, BLOCK_BYTES):
+        yield zlib.crc32(os.pread(fd, min(BLOCK_BYTES, size_bytes - start), start))
+
+
+def _nobody_has(path: Path) -> bool:
+    """Linux grants a write lease only on a file that nobody has open or mapped; elsewhere the locks have to do."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return True
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without leases, or another user's file
+        return True
+    finally:
+        os.close(fd)
+    return True
+
+
+def boot_id() -> str:
+    """Changes with each start of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

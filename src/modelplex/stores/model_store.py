@@ -1,0 +1,183 @@
+"""`serve.ModelStore`: models by their ids, from where they are stored to the disk and into memory."""
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelplex.config import parse_bytes
+from modelplex.errors import DiskCacheFullError, ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.stores.disk_cache import CachedPath, DiskCache, DiskUse
+from modelplex.stores.download import download
+from modelplex.stores.file_loading import FileLoading
+from modelplex.stores.folder import FolderSource
+from modelplex.stores.object_store import ObjectStoreSource
+from modelplex.stores.pattern import Pattern
+from modelplex.stores.source import FileChangedError, RemoteFile, Source
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = "50GiB"
+
+# A model that is replaced while it is read is read again from the start, so often.
+CHANGES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far a model is on its way to this machine.
+
+    Attributes:
+        model_id: the model.
+        arrived_bytes: what is there of it.
+        size_bytes: all of it.
+    """
+
+    model_id: str
+    arrived_bytes: int
+    size_bytes: int
+
+
+class ModelStore:
+    """Models in an object store, behind a web server, in a registry, or in a folder.
+
+    Args:
+        url: `s3://bucket/folder`, `gs://…`, `az://…`, `https://…`, `file:///…` or the path of a folder.
+        pattern: where below it a model's file is: `{model_id}/model.safetensors`. A folder, if it ends with "/".
+        loader: how `load` makes a model of a file: a name (see docs/loaders.md), or a function that takes the path and
+            returns the model, plain (it runs in a thread) or async. Unless given, the ending of the file decides.
+        loader_options: keyword arguments for a loader that is named or found by the ending.
+        trusted: whether models may contain code that loading runs, such as pickles.
+        cache_dir: the folder that files are kept in, for all processes of this machine; `~/.cache/modelplex/models`
+            unless given. Files of a folder are used where they lie.
+        cache_bytes: the room that it may take, as a number or as text such as "50GiB".
+        options: passed on to obstore: `endpoint`, `region`, `skip_signature`, `client_options`, …
+        on_progress: called with a `FetchProgress` now and then, on the event loop of the process that fetches.
+
+    Raises ValueError if the pattern, the loader or a size cannot be.
+    """
+
+    def __init__(
+        self,
+        url: str | Path,
+        pattern: str = "{model_id}",
+        *,
+        loader: str | Callable[[Path], Any] | None = None,
+        loader_options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | str = CACHE_BYTES,
+        options: Mapping[str, Any] | None = None,
+        on_progress: Callable[[FetchProgress], None] | None = None,
+    ) -> None:
+        self._source = open_source(str(url), options)
+        self._pattern = Pattern(pattern)
+        self._load = FileLoading(loader, dict(loader_options or {}), trusted)
+        folder = Path(cache_dir).expanduser().absolute() if cache_dir is not None else _default_cache_dir()
+        self._cache = DiskCache(folder, parse_bytes("cache_bytes", cache_bytes))
+        self._on_progress = on_progress
+
+    async def fetch(self, model_id: str) -> Path:
+        """The path of a model's file, or of its folder, on this machine.
+
+        It stays there for as long as the answer lives, or the file is open or mapped. When the store does not answer,
+        what was fetched last has to do.
+
+        Raises:
+            InvalidModelIdError: the id can be none of this store's.
+            ModelNotFoundError: there is no such model.
+            StoreError: the store does not answer, or not with whole files.
+            DiskCacheFullError: there is no room on the disk.
+            UnsafeModelFileError: a link leads out of the folder.
+        """
+        key = self._pattern.key(model_id)
+        for _ in range(CHANGES_MAX):
+            try:
+                files = await self._source.files(key)
+            except FileNotFoundError as error:
+                raise ModelNotFoundError(f"There is no model '{model_id}': {error}.") from error
+            except StoreConfigError:
+                raise
+            except StoreError as error:
+                kept = await self._cache.newest(self._source.name, key)
+                if kept is None:
+                    raise
+                log.warning("Model '%s' is as it was fetched last: %s", model_id, error)
+                return kept
+            if isinstance(self._source, FolderSource):
+                return self._source.place(key)
+            try:
+                return await self._cached(model_id, key, files)
+            except FileChangedError:
+                log.info("Model '%s' was replaced while it was read: it is read again.", model_id)
+        raise StoreError(f"Model '{model_id}' was replaced {CHANGES_MAX} times while it was read.")
+
+    async def load(self, model_id: str) -> Any:
+        """The model, fetched and loaded, in a thread. Raises what `fetch` and its loader raise.
+
+        If the loader fails and the file turns out to be damaged on this disk, it is fetched once more.
+        """
+        path = await self.fetch(model_id)
+        try:
+            return await self._load(path)
+        except Exception:
+            if not isinstance(path, CachedPath) or not await self._cache.drop_if_damaged(path):
+                raise
+            log.warning("Model '%s' was damaged on the disk: it is fetched once more.", model_id)
+        return await self._load(await self.fetch(model_id))
+
+    async def exists(self, model_id: str) -> bool:
+        """Whether there is such a model; for `model_exists` of `serve.multiplexed`."""
+        try:
+            await self._source.files(self._pattern.key(model_id))
+        except (FileNotFoundError, ModelNotFoundError):
+            return False
+        return True
+
+    async def list(self) -> list[str]:
+        """The ids of all models, in order. Raises `StoreConfigError` if the store cannot be listed."""
+        found = {self._pattern.model_id(key) async for key in self._keys()}
+        return sorted(model_id for model_id in found if model_id is not None)
+
+    def disk_use(self) -> DiskUse:
+        """What the disk cache holds now."""
+        return self._cache.use()
+
+    def _keys(self) -> AsyncIterator[str]:
+        return self._source.list(self._pattern.prefix)
+
+    async def _cached(self, model_id: str, key: str, files: Sequence[RemoteFile]) -> CachedPath:
+        size_bytes = sum(file.size_bytes for file in files)
+
+        def told(arrived_bytes: int) -> None:
+            if self._on_progress is not None:
+                self._on_progress(FetchProgress(model_id, arrived_bytes, size_bytes))
+
+        async def fill(entry: Any) -> None:
+            began = time.monotonic()
+            await download(self._source, files, entry, self._cache.threads, told)
+            took_s = time.monotonic() - began
+            log.info("Fetched model '%s': %.1f MB in %.2f s.", model_id, size_bytes / 1e6, took_s)
+
+        try:
+            return await self._cache.get(self._source.name, key, files, fill)
+        except DiskCacheFullError as error:
+            raise DiskCacheFullError(f"Model '{model_id}': {error}", retry_after_s=error.retry_after_s) from error
+
+
+def open_source(url: str, options: Mapping[str, Any] | None = None) -> Source:
+    """The source that a URL, or the path of a folder, names."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return FolderSource(url)
+    if scheme == "file":
+        return FolderSource(rest)
+    return ObjectStoreSource(url, options)
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "modelplex" / "models"

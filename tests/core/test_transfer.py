@@ -1,0 +1,144 @@
+import random
+
+import pytest
+
+from modelplex.core import transfer
+from modelplex.core.transfer import Read, Transfer
+
+BLOCK = 10
+
+
+class Reader:
+    """Plays the requests of one transfer, and holds what has to hold after every step."""
+
+    def __init__(self, size_bytes: int, arrived: set[int], requests_max: int) -> None:
+        self.transfer = Transfer(size_bytes, BLOCK, arrived, requests_max, 0.0)
+        self.size_bytes = size_bytes
+        self.requests_max = requests_max
+        self.have = set(arrived)
+        self.blocks = -(-size_bytes // BLOCK)
+        self.open: dict[int, Read] = {}
+        self.at: dict[int, int] = {}
+        self.given_up = False
+        self.begin(self.transfer.start())
+
+    def begin(self, reads: list[Read] | None) -> None:
+        if reads is None:
+            self.given_up = True
+            return
+        for read in reads:
+            assert read.request not in self.open
+            assert 0 <= read.start < read.end <= self.size_bytes
+            assert read.start % BLOCK == 0
+            assert read.end % BLOCK == 0 or read.end == self.size_bytes
+            self.open[read.request] = read
+            self.at[read.request] = read.start // BLOCK
+        assert len(self.open) <= self.requests_max
+        assert self.open or self.transfer.done
+
+    def arrive(self, request: int) -> None:
+        block = self.at[request]
+        assert block not in self.have, "each block is asked for once"
+        self.have.add(block)
+        self.at[request] += 1
+        if not self.transfer.arrived(request):
+            self.end(request)
+
+    def end(self, request: int) -> None:
+        del self.open[request]
+        self.begin(self.transfer.over(request))
+
+
+def test_a_file_is_read_by_one_request_from_its_start_to_its_end() -> None:
+    reader = Reader(35, set(), 8)
+    assert list(reader.open.values()) == [Read(1, 0, 35)]
+    for _ in range(4):
+        reader.arrive(1)
+    assert reader.transfer.done
+    assert not reader.open
+
+
+def test_an_empty_file_needs_no_request() -> None:
+    reader = Reader(0, set(), 8)
+    assert reader.transfer.done
+
+
+def test_what_is_there_already_is_not_read_again() -> None:
+    reader = Reader(60, {0, 3}, 1)
+    assert list(reader.open.values()) == [Read(1, 10, 30)]
+    reader.arrive(1)
+    reader.arrive(1)
+    assert list(reader.open.values()) == [Read(2, 40, 60)]
+
+
+def test_requests_join_while_the_rest_takes_long_and_more_of_them_make_it_faster() -> None:
+    reader = Reader(10_000, set(), 8)
+    counts = []
+    for now in range(1, 6):
+        for request in list(reader.open):
+            for _ in range(4):
+                reader.arrive(request)
+        reader.begin(reader.transfer.tick(float(now)))
+        counts.append(len(reader.open))
+    assert counts == [2, 4, 8, 8, 8]
+
+
+def test_no_more_requests_join_when_the_last_ones_did_not_pay() -> None:
+    reader = Reader(10_000, set(), 8)
+    counts = []
+    for now in range(1, 6):
+        for _ in range(4):  # four blocks a second, however many requests there are
+            reader.arrive(random.Random(now).choice(list(reader.open)))
+        reader.begin(reader.transfer.tick(float(now)))
+        counts.append(len(reader.open))
+    assert counts == [2, 2, 2, 2, 2]
+
+
+def test_no_request_joins_for_a_rest_that_takes_no_time() -> None:
+    reader = Reader(10_000, set(), 8)
+    for _ in range(600):
+        reader.arrive(1)
+    assert reader.transfer.tick(1.0) == []
+
+
+def test_a_request_that_brings_nothing_is_tried_again_later_each_time_and_given_up_at_last() -> None:
+    reader = Reader(35, set(), 8)
+    delays = []
+    for request in range(1, transfer.TRIES_MAX):
+        reader.end(request)
+        delays.append(reader.open[request + 1].delay_s)
+    assert delays == [0.2, 0.4, 0.8, 1.6]
+    reader.end(transfer.TRIES_MAX)
+    assert reader.given_up
+
+
+def test_what_arrives_lets_the_tries_begin_anew() -> None:
+    reader = Reader(1_000, set(), 8)
+    for request in range(1, 50):
+        reader.arrive(request)
+        reader.end(request)
+    assert not reader.given_up
+    assert list(reader.open.values()) == [Read(50, 490, 1_000, 0.2)]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_histories_read_each_block_once(seed: int) -> None:
+    dice = random.Random(seed)
+    blocks = dice.randrange(1, 300)
+    arrived = set(dice.sample(range(blocks), dice.randrange(blocks)))
+    size_bytes = blocks * BLOCK - dice.randrange(BLOCK)
+    reader = Reader(size_bytes, arrived, dice.choice([1, 2, 8]))
+    now = 0.0
+    while not reader.transfer.done and not reader.given_up:
+        now += dice.random()
+        request = dice.choice(list(reader.open))
+        step = dice.random()
+        if step < 0.1:
+            reader.end(request)
+        elif step < 0.3:
+            reader.begin(reader.transfer.tick(now))
+        else:
+            reader.arrive(request)
+    if not reader.given_up:
+        assert reader.have == set(range(blocks))
+        assert not reader.open
