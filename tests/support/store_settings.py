@@ -8,12 +8,12 @@ from modelplex.stores import disk_cache, download, entry, object_store
 
 BLOCK_BYTES = 64 << 10
 # Long for a server on this machine, also when it is busy.
-READ_TIMEOUT_S = 1.5
+READ_TIMEOUT_S = 1.0
 
 
 def fetch_in_blocks(block_bytes: int) -> None:
     """For the rest of the process."""
-    entry.BLOCK_BYTES = download.BLOCK_BYTES = object_store._PART_BYTES = block_bytes
+    small_blocks(pytest.MonkeyPatch(), block_bytes)
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, block_bytes: int = BLOCK_BYTES) -> None:
@@ -26,5 +26,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "READ_TIMEOUT_S", READ_TIMEOUT_S)
     monkeypatch.setattr(object_store, "RETRIES_MAX", 1)
     monkeypatch.setattr(object_store, "RETRY_S", 5.0)
-    monkeypatch.setattr(transfer, "BACKOFF", Backoff(0.01, 0.05))
+    for module in (transfer, download):
+        monkeypatch.setattr(module, "BACKOFF", Backoff(0.01, 0.05))
     monkeypatch.setattr(disk_cache, "ROOM_WAIT_S", 1.0)

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from modelplex.core.transfer import Read, Transfer
+from modelplex.core.transfer import BACKOFF, TRIES_MAX, Read, Transfer
 from modelplex.errors import StoreConfigError, StoreError
 from modelplex.stores.entry import BLOCK_BYTES, Entry
 from modelplex.stores.source import RangesNotSupportedError, RemoteFile, Source
@@ -61,10 +61,15 @@ async def download(
     async def _fetch(target: "_Target", there: Iterable[int]) -> None:
         # Without a version, nobody could say whether two answers are of one file: then one answer has all of it.
         ranges = bool(target.file.version)
-        try:
-            await _FileDownload(source, target, there if ranges else (), ranges, threads, progress).run()
-        except RangesNotSupportedError:
-            await _FileDownload(source, target, (), False, threads, progress).run()
+        for failures in range(TRIES_MAX):
+            if failures > 1:  # the first one may be that there are no ranges
+                await asyncio.sleep(BACKOFF.delay_s(failures))
+            try:
+                return await _FileDownload(source, target, there if ranges else (), ranges, threads, progress).run()
+            except RangesNotSupportedError as error:
+                ranges, why = False, error.__cause__
+        name = f"{source.name}/{target.file.key}"
+        raise StoreError(f"{name} could not be read in one answer, in several tries: {why}") from why
 
     try:
         await _all(fetch(number, file) for number, file in enumerate(files))
