@@ -142,3 +142,16 @@ def test_random_histories_read_each_block_once(seed: int) -> None:
     if not reader.given_up:
         assert reader.have == set(range(blocks))
         assert not reader.open
+
+
+def test_no_request_joins_one_that_is_as_fast_as_any_line() -> None:
+    fast = Transfer(2**34, 2**22, (), 8, 0.0)
+    assert len(fast.start()) == 1
+    for _ in range(60):  # 250 MB
+        fast.arrived(1)
+    assert fast.tick(1.0) == []
+    slow = Transfer(2**34, 2**22, (), 8, 0.0)
+    slow.start()
+    for _ in range(20):
+        slow.arrived(1)
+    assert len(slow.tick(1.0)) == 1

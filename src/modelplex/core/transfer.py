@@ -7,7 +7,7 @@ first block to its last. What holds after every step:
 2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes over.
 3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed
    of the line. Further ones join, twice as many each time, while the rest would still take a while and the last
-   ones to join have paid.
+   ones to join have paid; those that have not end with their runs.
 4. A request that brings nothing is tried again, later each time; `TRIES_MAX` in a row of those end the transfer.
 """
 
@@ -19,11 +19,18 @@ from modelplex.core.backoff import Backoff
 # The rest of a file is left to the requests that there are if they need no longer than this for it.
 WORTH_S = 1.0
 
+# A request that brings more than this a second is not what holds a file up: one connection to the store of a large cloud
+# brings less than half of it, whatever the line carries.
+FAST_BYTES_S = 200e6
+
 # So much faster, at least, has everything become after further requests joined; else no more of them join.
 PAYS = 1.2
 
 # A run is not split into parts of fewer blocks: a request costs a round trip; some stores read the whole file for it.
 SPLIT_BLOCKS_MIN = 4
+
+# Those who have joined are given so long to show it.
+LOOK_S = 0.5
 
 TRIES_MAX = 5
 BACKOFF = Backoff(0.2, 5.0)
@@ -80,8 +87,9 @@ class Transfer:
         self._failures = 0
         self._looked_at = now
         self._arrived = 0  # blocks since then
-        self._rate_before = 0.0  # blocks a second, before the last requests joined
-        self._rate = 0.0
+        self._rate = 0.0  # blocks a second
+        self._joined = 0  # requests that have joined and may not have paid
+        self._rate_before = 0.0  # before they did
 
     @property
     def done(self) -> bool:
@@ -114,15 +122,19 @@ class Transfer:
 
     def tick(self, now: float) -> list[Read]:
         """Some time has passed: further requests may join. To be called a few times a second."""
-        if not self._arrived:
-            return []  # what has not begun yet tells nothing
-        self._rate = self._arrived / max(1e-9, now - self._looked_at)
+        took_s = now - self._looked_at
+        if self._arrived < len(self._reading) or took_s < (LOOK_S if self._joined else 0.0):
+            return []  # what has hardly begun tells nothing
+        self._rate = self._arrived / max(1e-9, took_s)
         self._looked_at, self._arrived = now, 0
-        if self._wanted > len(self._reading):
-            return []  # those that were to join have not, for nothing was left to split
-        if self._wanted < self._requests_max and self._rate > PAYS * self._rate_before and self._is_worth_it():
+        if self._joined and self._rate < PAYS * self._rate_before:
+            self._wanted = self._requests_max = self._wanted - self._joined
+        self._joined = 0
+        is_fast = self._rate * self._block_bytes > FAST_BYTES_S * len(self._reading)
+        if len(self._reading) == self._wanted < self._requests_max and not is_fast and self._is_worth_it():
             self._rate_before = self._rate
-            self._wanted = min(self._requests_max, 2 * self._wanted)
+            self._joined = min(self._requests_max - self._wanted, self._wanted)
+            self._wanted += self._joined
         return self._fill(0.0)
 
     def _is_worth_it(self) -> bool:
