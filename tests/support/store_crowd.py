@@ -118,7 +118,7 @@ class _Members:
             store = self._store()
             model_ids = rng.sample(sorted(self._crowd.files), len(self._crowd.files))
             os.read(gate, 1)
-            await asyncio.gather(*(self._fetch(store, model_id) for model_id in model_ids))
+            await asyncio.gather(*(self._fetch_and_drop(store, model_id) for model_id in model_ids))
 
         pids = [self.fork(fetch_all, self._crowd.seed + n) for n in range(self._crowd.processes)]
         os.close(gate)
@@ -164,6 +164,9 @@ class _Members:
         path: Path = await store.fetch(model_id)
         self._check(path, model_id, "fetched")
         return path
+
+    async def _fetch_and_drop(self, store: Any, model_id: str) -> None:
+        await self._fetch(store, model_id)
 
     def _check(self, path: Path, model_id: str, what: str) -> None:
         wrong = mistakes(path, model_id, self._crowd.files[model_id])

@@ -1,4 +1,4 @@
-"""One disk cache, many who use it at once, and some who die: each file is fetched once, right, and there is room for it."""
+"""One disk cache, many who use it at once, some who die: each file is fetched once, and is right."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ def put_models(
     server: ObjectServer, count: int, prefix: str, size_max: int, seed: int = 0
 ) -> dict[str, dict[str, int]]:
     """Models of one file each, of random sizes, as a `Crowd` has them."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     files = {f"{prefix}-{n}": {"": rng.randrange(1, size_max)} for n in range(count)}
     for model_id, sizes in files.items():
         server.put(f"{model_id}/weights.bin", content(model_id, "", sizes[""]))

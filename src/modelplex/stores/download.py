@@ -49,14 +49,19 @@ async def download(
 
     async def fetch(number: int, file: RemoteFile) -> None:
         async with few:
-            fd, fresh = await in_thread(threads, lambda: entry.open_partial(file))
-            try:
+            # Closed also if this is cancelled while the thread opens it.
+            with contextlib.ExitStack() as opened:
+
+                def open_partial() -> tuple[int, bool]:
+                    fd, fresh = entry.open_partial(file)
+                    opened.callback(os.close, fd)
+                    return fd, fresh
+
+                fd, fresh = await in_thread(threads, open_partial)
                 there = {} if fresh else arrived.get(number, {})
                 await _fetch(
                     _Target(file, fd, lambda block, crc: entry.note_block(blocks_fd, number, block, crc)), there
                 )
-            finally:
-                os.close(fd)
 
     async def _fetch(target: "_Target", there: Iterable[int]) -> None:
         # Without a version, nobody could say whether two answers are of one file: then one answer has all of it.
