@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-PAUSE_S = 0.01
+PAUSE_S = 0.02
 
 
 def room_bytes(folder: Path) -> int:

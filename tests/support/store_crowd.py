@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120.0
-# Each process ends at a random moment of this time, if it is to be killed.
-LIFE_S = 0.3
+# Each process that is to be killed is at a random moment between these: not before it has begun to do something.
+LIFE_MIN_S, LIFE_MAX_S = 0.03, 0.5
 # Of the models that it has fetched, each process keeps so many in use.
-KEPT = 2
+KEPT = 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,9 @@ class _Members:
         kills = 0
         while kills < self._crowd.kills and time.monotonic() < ends:
             while len(alive) < self._crowd.processes:
-                alive[self.fork(self._fetch_for_ever, rng.getrandbits(30))] = time.monotonic() + rng.random() * LIFE_S
+                alive[self.fork(self._fetch_for_ever, rng.getrandbits(30))] = time.monotonic() + rng.uniform(
+                    LIFE_MIN_S, LIFE_MAX_S
+                )
             pid = min(alive, key=lambda pid: alive[pid])
             time.sleep(max(0.0, alive.pop(pid) - time.monotonic()))
             kills += self._kill(pid)

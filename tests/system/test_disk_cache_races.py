@@ -11,7 +11,7 @@ from pathlib import Path
 import faulty_proxy as faults
 import pytest
 from disk_sampler import sampling
-from faulty_proxy import FaultyProxy, Rule, faulty_proxy
+from faulty_proxy import FaultyProxy, RandomPlan, Rule, faulty_proxy
 from object_servers import ObjectServer, moto, range_server, store_url
 from s3_server import aws_environment
 from store_crowd import Crowd, content, mistakes, run_crowd
@@ -27,6 +27,7 @@ BOUND_BYTES = 3 << 20
 # As many as fit into the time; each costs some milliseconds of both cores of a small machine.
 KILLS = 1000
 CHAOS_S = 45.0
+CHAOS_BLOCK_BYTES = 16 << 10
 
 
 @pytest.fixture(scope="module")
@@ -206,15 +207,23 @@ async def test_when_all_room_is_in_use_that_is_said_and_nothing_is_broken(
     assert mistakes(await store.fetch("full-29"), "full-29", {"": size_bytes}) == []
 
 
-def test_processes_that_are_killed_at_random_moments(web: ObjectServer, tmp_path: Path) -> None:
-    files = put_models(web, 60, "chaos", 4 * BLOCK_BYTES)
-    crowd = crowd_of(
-        tmp_path, store_url(web), files, processes=4, cache_bytes=BOUND_BYTES, kills=KILLS, time_max_s=CHAOS_S
-    )
-    survives(crowd, KILLS)
+def test_processes_that_are_killed_at_random_moments(
+    web: ObjectServer, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = put_models(web, 40, "chaos", 6 * BLOCK_BYTES)
+    # Slowly enough for most of them to be killed while something arrives.
+    proxy.fails(RandomPlan(0, [faults.dripping(0.15), faults.dripping(0.05)], chance=0.8, times=1_000_000))
+    options = {"processes": 10, "cache_bytes": 5 << 20, "block_bytes": CHAOS_BLOCK_BYTES}
+    crowd = crowd_of(tmp_path, store_url(web, proxy.url), files, **options, kills=KILLS, time_max_s=CHAOS_S)
+    survives(crowd, monkeypatch)
+    taken_up = [seen for seen in proxy.requests() if seen.request.span and seen.request.span[0] > 0]
+    print(f"{len(taken_up)} of {len(proxy.requests())} downloads went on where a process had died")
+    assert len(taken_up) >= len(files)
 
 
-def test_processes_that_are_killed_while_they_fetch_folders(s3: ObjectServer, tmp_path: Path) -> None:
+def test_processes_that_are_killed_while_they_fetch_folders(
+    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(1)
     sizes = {
         f"folder-{n}": {name: rng.randrange(3 * BLOCK_BYTES) for name in ("config", "part 1", "part 2", "more/x")}
@@ -233,19 +242,20 @@ def test_processes_that_are_killed_while_they_fetch_folders(s3: ObjectServer, tm
         kills=60,
         time_max_s=15.0,
     )
-    survives(crowd, 60)
+    survives(crowd, monkeypatch)
 
 
-def survives(crowd: Crowd, kills: int) -> None:
+def survives(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run it; whatever a process got was right, there was room for all of it, and in the end all models can be had."""
     with sampling(Path(crowd.cache_dir)) as samples:
         reports = run_crowd(crowd)
     assert [report for report in reports if not report.keys() & {"fetched", "kills"}] == []
     killed = next(report["kills"] for report in reports if "kills" in report)
+    small_blocks(monkeypatch, crowd.block_bytes)
     print(f"{killed} kills, {len(reports)} fetches, {len(samples)} samples of at most {max(samples):,} bytes")
     assert max(samples) <= crowd.cache_bytes
-    assert killed >= kills // 5
-    assert len(reports) > killed
+    assert killed >= crowd.kills // 5  # on a machine that is busy otherwise
+    assert len(reports) > killed // 2
     asyncio.run(all_are_right(crowd))
 
 

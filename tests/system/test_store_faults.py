@@ -204,6 +204,20 @@ async def test_what_happens_to_all_later_ranges_is_a_clear_error(
     assert is_body(await fetched(store))
 
 
+async def test_what_arrived_in_blocks_of_another_size_does_not_count(
+    store: ModelStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of the package."""
+    proxy.fails(Rule(faults.closed_in_body()), Rule(faults.status(500), times=None))
+    with pytest.raises(StoreError):
+        await fetched(store)
+    proxy.fails()
+    small_blocks(monkeypatch, 4 * BLOCK_BYTES)
+    assert is_body(await fetched(store))
+    small_blocks(monkeypatch, 2 * BLOCK_BYTES)
+    assert is_body(await fetched(store))
+
+
 async def test_a_server_that_knows_no_ranges_after_a_body_that_broke(store: ModelStore, proxy: FaultyProxy) -> None:
     proxy.fails(Rule(faults.closed_in_body()), Rule(faults.whole_body(), times=None))
     assert is_body(await fetched(store))

@@ -2,7 +2,7 @@
 
     <cache>/<key>-<content>-<bytes>/     locked with flock: exclusively to fill or remove it, shared to use it
         partial/ …                       the files while they arrive
-        blocks-<boot>                    which blocks have arrived since the machine started
+        blocks-<bytes>-<boot>            which blocks of that size have arrived since the machine started
         checks.json                      what the files have to be, written before the next step
         files/ …                         `partial/`, renamed: from here on the entry is complete
 
@@ -218,7 +218,7 @@ class Entry:
 
     @property
     def _blocks_file(self) -> Path:
-        return self.path / f"{_BLOCKS}{boot_id()}"
+        return self.path / f"{_BLOCKS}{BLOCK_BYTES}-{boot_id()}"
 
     @staticmethod
     def note_block(blocks_fd: int, number: int, block: int, crc: int) -> None:
