@@ -12,11 +12,12 @@ class Reader:
     """Plays the requests of one transfer, and holds what has to hold after every step."""
 
     def __init__(self, size_bytes: int, arrived: set[int], requests_max: int) -> None:
-        self.transfer = Transfer(size_bytes, BLOCK, arrived, requests_max, 0.0)
+        self.transfer = Transfer(size_bytes, BLOCK, arrived, requests_max)
         self.size_bytes = size_bytes
         self.requests_max = requests_max
         self.have = set(arrived)
         self.blocks = -(-size_bytes // BLOCK)
+        self.now = 0.0
         self.open: dict[int, Read] = {}
         self.at: dict[int, int] = {}
         self.given_up = False
@@ -41,7 +42,7 @@ class Reader:
         assert block not in self.have, "each block is asked for once"
         self.have.add(block)
         self.at[request] += 1
-        if not self.transfer.arrived(request):
+        if not self.transfer.arrived(request, self.now):
             self.end(request)
 
     def end(self, request: int) -> None:
@@ -78,20 +79,23 @@ def test_requests_join_while_the_rest_takes_long_and_more_of_them_make_it_faster
         for request in list(reader.open):
             for _ in range(4):
                 reader.arrive(request)
-        reader.begin(reader.transfer.tick(float(now)))
+        reader.now = float(now)
+        reader.begin(reader.transfer.tick(reader.now))
         counts.append(len(reader.open))
-    assert counts == [2, 4, 8, 8, 8]
+    assert counts == [4, 8, 8, 8, 8]
 
 
 def test_no_more_requests_join_when_the_last_ones_did_not_pay() -> None:
     reader = Reader(10_000, set(), 8)
+    reader.arrive(1)
     counts = []
     for now in range(1, 6):
         for _ in range(4):  # four blocks a second, however many requests there are
             reader.arrive(random.Random(now).choice(list(reader.open)))
-        reader.begin(reader.transfer.tick(float(now)))
+        reader.now = float(now)
+        reader.begin(reader.transfer.tick(reader.now))
         counts.append(len(reader.open))
-    assert counts == [2, 2, 2, 2, 2]
+    assert counts == [4, 4, 4, 4, 4]
 
 
 def test_no_request_joins_for_a_rest_that_takes_no_time() -> None:
@@ -130,7 +134,7 @@ def test_random_histories_read_each_block_once(seed: int) -> None:
     reader = Reader(size_bytes, arrived, dice.choice([1, 2, 8]))
     now = 0.0
     while not reader.transfer.done and not reader.given_up:
-        now += dice.random()
+        reader.now = now = now + dice.random()
         request = dice.choice(list(reader.open))
         step = dice.random()
         if step < 0.1:
@@ -145,13 +149,13 @@ def test_random_histories_read_each_block_once(seed: int) -> None:
 
 
 def test_no_request_joins_one_that_is_as_fast_as_any_line() -> None:
-    fast = Transfer(2**34, 2**22, (), 8, 0.0)
+    fast = Transfer(2**34, 2**22, (), 8)
     assert len(fast.start()) == 1
-    for _ in range(60):  # 250 MB
-        fast.arrived(1)
+    for _ in range(61):  # 250 MB
+        fast.arrived(1, 0.0)
     assert fast.tick(1.0) == []
-    slow = Transfer(2**34, 2**22, (), 8, 0.0)
+    slow = Transfer(2**34, 2**22, (), 8)
     slow.start()
     for _ in range(20):
-        slow.arrived(1)
-    assert len(slow.tick(1.0)) == 1
+        slow.arrived(1, 0.0)
+    assert len(slow.tick(1.0)) == 3

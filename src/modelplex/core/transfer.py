@@ -4,11 +4,11 @@ A file is cut into blocks, numbered from 0. What is missing of it are runs of bl
 first block to its last. What holds after every step:
 
 1. Each block that has not arrived is in exactly one run, which is read by one request or waits for one.
-2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes over.
+2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes.
 3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed
-   of the line. Further ones join, twice as many each time, while the rest would still take a while and the last
-   ones to join have paid; those that have not end with their runs.
-4. A request that brings nothing is tried again, later each time; `TRIES_MAX` in a row of those end the transfer.
+   of the line. Further ones join while the rest would still take a while and the last ones to join have paid; those
+   that have not end with their runs.
+4. A request that brings nothing is tried again, later each time; several in a row of those end the transfer.
 """
 
 from collections.abc import Collection
@@ -19,17 +19,18 @@ from modelplex.core.backoff import Backoff
 # The rest of a file is left to the requests that there are if they need no longer than this for it.
 WORTH_S = 1.0
 
-# A request that brings more than this a second is not what holds a file up: one connection to the store of a large cloud
+# A request that brings more than this a second is not what holds a file up: one connection to a store in the cloud
 # brings less than half of it, whatever the line carries.
 FAST_BYTES_S = 200e6
 
 # So much faster, at least, has everything become after further requests joined; else no more of them join.
 PAYS = 1.2
 
-# A run is not split into parts of fewer blocks: a request costs a round trip; some stores read the whole file for it.
+# A run is not split into parts of fewer blocks: a request costs a round trip.
 SPLIT_BLOCKS_MIN = 4
 
-# Those who have joined are given so long to show it.
+# So many times as many requests there are when further ones have joined; they get so long to show what they bring.
+JOIN_FACTOR = 4
 LOOK_S = 0.5
 
 TRIES_MAX = 5
@@ -65,28 +66,37 @@ class _Run:
 class Transfer:
     """Decides for one file; the shell makes the requests.
 
+    Times are seconds of any clock that does not go backwards.
+
     Args:
         size_bytes: of the file.
         block_bytes: of each block but the last.
         arrived: blocks that are there already.
         requests_max: requests at a time.
-        now: seconds of any clock that does not go backwards.
+        tries_max: requests in a row that may bring nothing.
     """
 
     def __init__(
-        self, size_bytes: int, block_bytes: int, arrived: Collection[int], requests_max: int, now: float
+        self,
+        size_bytes: int,
+        block_bytes: int,
+        arrived: Collection[int],
+        requests_max: int,
+        *,
+        tries_max: int = TRIES_MAX,
     ) -> None:
         self._size_bytes = size_bytes
         self._block_bytes = block_bytes
         self._requests_max = requests_max
+        self._tries_max = tries_max
         self._wanted = 1
         self._reading: dict[int, _Run] = {}
         self._waiting = _runs(-(-size_bytes // block_bytes), arrived)
         self._missing = sum(run.blocks for run in self._waiting)
         self._numbers = 0
         self._failures = 0
-        self._looked_at = now
-        self._arrived = 0  # blocks since then
+        self._looked_at: float | None = None  # since then it is counted what arrives; None before anything has
+        self._arrived = 0  # blocks
         self._rate = 0.0  # blocks a second
         self._joined = 0  # requests that have joined and may not have paid
         self._rate_before = 0.0  # before they did
@@ -99,12 +109,15 @@ class Transfer:
         """The first requests; none if nothing is missing."""
         return self._fill(0.0)
 
-    def arrived(self, request: int) -> bool:
+    def arrived(self, request: int, now: float) -> bool:
         """The next block of a request is there. Answers whether it is to go on; if not, it is over."""
         run = self._reading[request]
         run.at += 1
         self._missing -= 1
-        self._arrived += 1
+        if self._looked_at is None:
+            self._looked_at = now  # how long an answer takes to begin says nothing of how fast it is
+        else:
+            self._arrived += 1
         self._failures = 0
         return run.at < run.end
 
@@ -115,17 +128,16 @@ class Transfer:
         if run.blocks:
             self._waiting.append(run)
             self._failures += 1
-            if self._failures >= TRIES_MAX:
+            if self._failures >= self._tries_max:
                 return None
             delay_s = BACKOFF.delay_s(self._failures)
         return self._fill(delay_s)
 
     def tick(self, now: float) -> list[Read]:
         """Some time has passed: further requests may join. To be called a few times a second."""
-        took_s = now - self._looked_at
-        if self._arrived < len(self._reading) or took_s < (LOOK_S if self._joined else 0.0):
-            return []  # what has hardly begun tells nothing
-        self._rate = self._arrived / max(1e-9, took_s)
+        if self._looked_at is None or now < self._looked_at + LOOK_S or self._arrived < len(self._reading):
+            return []
+        self._rate = self._arrived / (now - self._looked_at)
         self._looked_at, self._arrived = now, 0
         if self._joined and self._rate < PAYS * self._rate_before:
             self._wanted = self._requests_max = self._wanted - self._joined
@@ -133,7 +145,7 @@ class Transfer:
         is_fast = self._rate * self._block_bytes > FAST_BYTES_S * len(self._reading)
         if len(self._reading) == self._wanted < self._requests_max and not is_fast and self._is_worth_it():
             self._rate_before = self._rate
-            self._joined = min(self._requests_max - self._wanted, self._wanted)
+            self._joined = min(self._requests_max - self._wanted, (JOIN_FACTOR - 1) * self._wanted)
             self._wanted += self._joined
         return self._fill(0.0)
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 from modelplex.errors import DiskCacheFullError, StoreError
 from modelplex.stores import entry as entries
 from modelplex.stores.entry import Entry
-from modelplex.stores.source import RemoteFile
+from modelplex.stores.source import FileChangedError, RemoteFile
 from modelplex.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -87,11 +87,6 @@ class DiskCache:
         self.folder = folder
         self.bytes_max = bytes_max
 
-    @property
-    def threads(self) -> ThreadPoolExecutor:
-        """Where it waits for the disk."""
-        return _threads
-
     async def get(
         self, source: str, key: str, files: Sequence[RemoteFile], fill: Callable[[Entry], Awaitable[None]]
     ) -> CachedPath:
@@ -125,6 +120,9 @@ class DiskCache:
                     await fill(entry)
                     if entry.share():
                         return _cached_path(entry, key)
+                except FileChangedError:
+                    await self._in_thread(lambda: self._remove(path))
+                    raise
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                         raise

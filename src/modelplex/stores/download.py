@@ -1,13 +1,15 @@
-"""Brings the files of one model from their source to the disk: the shell round `core/transfer.py`."""
+"""Brings the files of one model from their source to the disk: the shell round `core/transfer.py`.
+
+Each request is read and written by a thread of its own. Whoever breaks a download off does not wait for those that
+stand still: they end at their next part or time-out, and the entry stays locked until then.
+"""
 
 import asyncio
-import contextlib
-import functools
-import os
+import itertools
+import threading
 import time
-import zlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +26,17 @@ FILES_MAX = 4
 # How often it is looked whether further requests pay.
 TICK_S = 0.2
 
+_threads = ThreadPoolExecutor(64, thread_name_prefix="modelplex-fetch")
 
-async def download(
-    source: Source, files: Sequence[RemoteFile], entry: Entry, threads: Executor, told: Callable[[int], None]
-) -> None:
+
+async def download(source: Source, files: Sequence[RemoteFile], entry: Entry, told: Callable[[int], None]) -> None:
     """Fill an entry. What has arrived stays there if this is broken off, and is not read again.
 
     Args:
         source: where from.
         files: what.
         entry: where to, locked exclusively; complete when this returns.
-        threads: where files are written.
-        told: called on the event loop with the number of bytes that are there, now and then.
+        told: called with the number of bytes that are there, now and then.
 
     Raises:
         FileChangedError: the source has another version by now.
@@ -43,191 +44,127 @@ async def download(
         OSError: the disk is full, or cannot be written.
     """
     arrived = entry.arrived()
-    progress = _Progress(told)
-    blocks_fd = entry.open_blocks()
+    bytes_there = dict.fromkeys(range(len(files)), 0)
     few = asyncio.Semaphore(FILES_MAX)
+
+    def tell(number: int, size_bytes: int) -> None:
+        bytes_there[number] = size_bytes
+        told(sum(bytes_there.values()))
 
     async def fetch(number: int, file: RemoteFile) -> None:
         async with few:
-            # Closed also if this is cancelled while the thread opens it.
-            with contextlib.ExitStack() as opened:
-
-                def open_partial() -> tuple[int, bool]:
-                    fd, fresh = entry.open_partial(file)
-                    opened.callback(os.close, fd)
-                    return fd, fresh
-
-                fd, fresh = await in_thread(threads, open_partial)
-                there = {} if fresh else arrived.get(number, {})
-                await _fetch(
-                    _Target(file, fd, lambda block, crc: entry.note_block(blocks_fd, number, block, crc)), there
-                )
-
-    async def _fetch(target: "_Target", there: Iterable[int]) -> None:
-        # Without a version, nobody could say whether two answers are of one file: then one answer has all of it.
-        ranges = bool(target.file.version)
-        for failures in range(TRIES_MAX):
-            if failures > 1:  # the first one may be that there are no ranges
-                await asyncio.sleep(BACKOFF.delay_s(failures))
+            fresh = await in_thread(_threads, lambda: entry.make_partial(file))
+            there = {} if fresh else arrived.get(number, {})
+            job = _Job(source, file, number, entry, tell)
             try:
-                return await _FileDownload(source, target, there if ranges else (), ranges, threads, progress).run()
-            except RangesNotSupportedError as error:
-                ranges, why = False, error.__cause__
-        name = f"{source.name}/{target.file.key}"
-        raise StoreError(f"{name} could not be read in one answer, in several tries: {why}") from why
+                await (_FileDownload(job, there).run() if file.version else _in_one(job))
+            except RangesNotSupportedError:
+                await _in_one(job)
 
-    try:
-        await _all(fetch(number, file) for number, file in enumerate(files))
-    finally:
-        os.close(blocks_fd)
-    await in_thread(threads, lambda: entry.finish(files))
-
-
-class _Progress:
-    """Bytes that are there, of all files together."""
-
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self._told = told
-        self._bytes = 0
-
-    def add(self, size_bytes: int) -> None:
-        self._bytes += size_bytes
-        self._told(self._bytes)
+    await _all(fetch(number, file) for number, file in enumerate(files))
+    await in_thread(_threads, lambda: entry.finish(files))
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """Where one file is written.
+class _Job:
+    """What is to be brought where; `tell` is called with the file's number and the bytes of it that are there."""
 
-    Attributes:
-        file: the file.
-        fd: open for writing, as large as the file.
-        note: told of each block that has been written, with its checksum; in a thread.
-    """
-
+    source: Source
     file: RemoteFile
-    fd: int
-    note: Callable[[int, int], None]
+    number: int
+    entry: Entry
+    tell: Callable[[int, int], None]
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name}/{self.file.key}"
 
     def block_bytes(self, block: int) -> int:
         return min(BLOCK_BYTES, self.file.size_bytes - block * BLOCK_BYTES)
 
 
+async def _in_one(job: _Job) -> None:
+    """By one answer that has it all: there are no ranges, or no version to tell whether two answers are of one file."""
+    for tries in itertools.count(1):
+        try:
+            await _FileDownload(job, (), requests_max=1, tries_max=1).run()
+            break
+        except StoreError as error:
+            if tries == TRIES_MAX or isinstance(error, StoreConfigError):
+                raise
+            await asyncio.sleep(BACKOFF.delay_s(tries))
+
+
 class _FileDownload:
-    """One file on its way, by as many requests at a time as pay; by one for all of it if it has no `ranges`."""
+    """One file on its way, by as many requests at a time as pay."""
 
     def __init__(
-        self,
-        source: Source,
-        target: _Target,
-        arrived: Iterable[int],
-        ranges: bool,
-        threads: Executor,
-        progress: _Progress,
+        self, job: _Job, arrived: Iterable[int], *, requests_max: int = REQUESTS_MAX, tries_max: int = TRIES_MAX
     ) -> None:
-        self._source = source
-        self._target = target
-        self._threads = threads
-        self._progress = progress
-        self._ranges = ranges
-        size_bytes, there = target.file.size_bytes, set(arrived)
-        self._transfer = Transfer(size_bytes, BLOCK_BYTES, there, REQUESTS_MAX if ranges else 1, time.monotonic())
-        self._progress.add(sum(map(target.block_bytes, there)))
-        self._requests: dict[asyncio.Task[None], int] = {}
+        self._job = job
+        there = set(arrived)
+        self._bytes = sum(map(job.block_bytes, there))
+        self._transfer = Transfer(job.file.size_bytes, BLOCK_BYTES, there, requests_max, tries_max=tries_max)
+        self._lock = threading.Lock()  # for the two above, which the threads of all requests change
+        self._over = threading.Event()
+        self._requests: dict[asyncio.Future[None], int] = {}
 
     async def run(self) -> None:
         self._begin(self._transfer.start())
         try:
             while self._requests:
                 ended, _ = await asyncio.wait(self._requests, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    self._ended(task, self._requests.pop(task))
-                self._begin(self._transfer.tick(time.monotonic()))
+                for request in ended:
+                    self._ended(request, self._requests.pop(request))
+                with self._lock:
+                    joining = self._transfer.tick(time.monotonic())
+                self._begin(joining)
+                self._job.tell(self._job.number, self._bytes)
         finally:
-            await _cancel(self._requests)
+            self._over.set()
+            for request in self._requests:
+                request.cancel()
 
-    def _begin(self, reads: list[Read]) -> None:
+    def _begin(self, reads: Iterable[Read]) -> None:
         for read in reads:
-            self._requests[asyncio.create_task(self._request(read))] = read.request
+            self._job.entry.hold()
+            request = _threads.submit(self._request, read)
+            request.add_done_callback(lambda _: self._job.entry.release())  # also if it never began
+            self._requests[asyncio.wrap_future(request)] = read.request
 
-    def _ended(self, task: asyncio.Task[None], request: int) -> None:
-        error = task.exception()
+    def _ended(self, request: "asyncio.Future[None]", number: int) -> None:
+        error = request.exception()
         if error is not None and (isinstance(error, StoreConfigError) or not isinstance(error, StoreError)):
             raise error
-        if error is not None and not self._ranges:
-            raise RangesNotSupportedError from error  # to begin again where it broke off
-        reads = self._transfer.over(request)
+        with self._lock:
+            reads = self._transfer.over(number)
         if reads is None:
-            raise StoreError(f"{self._name} could not be read, in several tries: {error}") from error
+            raise StoreError(f"{self._job.name} could not be read, in several tries: {error}") from error
         self._begin(reads)
 
-    async def _request(self, read: Read) -> None:
-        await asyncio.sleep(read.delay_s)
-        writer = _Writer(self._target, read.start)
-        source = self._source.stream(self._target.file, read.start, read.end)
-        async with contextlib.aclosing(source), contextlib.aclosing(_one_ahead(source)) as parts:
-            async for part in parts:
-                for block in await in_thread(self._threads, functools.partial(writer.write, part, read.end)):
-                    self._progress.add(self._target.block_bytes(block))
-                    if not self._transfer.arrived(read.request):
+    # In threads
+
+    def _request(self, read: Read) -> None:
+        if self._over.wait(read.delay_s):
+            return
+        job, at = self._job, read.start
+        with job.entry.writing(job.file, job.number) as writer:
+            for part in job.source.stream(job.file, read.start, read.end):
+                if at + len(part) > read.end:
+                    raise StoreError(f"the answer goes on after the {read.end - read.start} bytes that were asked for")
+                at += len(part)
+                for block in writer.write(at - len(part), part):
+                    if not self._arrived(read.request, block):
                         return
-        raise StoreError(f"{self._name} broke off after {writer.at - read.start} of {read.end - read.start} bytes")
+                if self._over.is_set():
+                    return
+        raise StoreError(f"the answer broke off after {at - read.start} of {read.end - read.start} bytes")
 
-    @property
-    def _name(self) -> str:
-        return f"{self._source.name}/{self._target.file.key}"
-
-
-class _Writer:
-    """Writes what one request brings, from the start of a block on, and sums up each block."""
-
-    def __init__(self, target: _Target, start: int) -> None:
-        self._target = target
-        self.at = start
-        self._crc = 0
-
-    def write(self, part: bytes, end: int) -> list[int]:
-        """The blocks that are complete with this part. Blocks. `StoreError` if there is more than was asked for."""
-        if self.at + len(part) > end:
-            raise StoreError(
-                f"{self._target.file.key}: the answer is longer than the {end} bytes that it should end at"
-            )
-        complete = []
-        view = memoryview(part)
-        while view:
-            block = self.at // BLOCK_BYTES
-            block_end = block * BLOCK_BYTES + self._target.block_bytes(block)
-            piece = view[: block_end - self.at]
-            self._crc = zlib.crc32(piece, self._crc)
-            _write(self._target.fd, piece, self.at)
-            self.at += len(piece)
-            view = view[len(piece) :]
-            if self.at == block_end:
-                self._target.note(block, self._crc)
-                complete.append(block)
-                self._crc = 0
-        return complete
-
-
-def _write(fd: int, data: memoryview, at: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
-        data, at = data[written:], at + written
-
-
-async def _one_ahead(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The parts of a stream, of which the next one arrives while the last one is dealt with."""
-
-    async def one() -> bytes | None:
-        return await anext(stream, None)
-
-    following = asyncio.create_task(one())
-    try:
-        while (part := await following) is not None:
-            following = asyncio.create_task(one())
-            yield part
-    finally:
-        await _cancel([following])
+    def _arrived(self, request: int, block: int) -> bool:
+        """A block has been written. Whether the request is to go on."""
+        with self._lock:
+            self._bytes += self._job.block_bytes(block)
+            return self._transfer.arrived(request, time.monotonic())
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -236,15 +173,6 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        await _cancel(tasks)
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    running = [task for task in tasks if not task.done()]
-    for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running)
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()  # whoever broke off has an error of his own
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,12 +2,12 @@
 
     <cache>/<key>-<content>-<bytes>/     locked with flock: exclusively to fill or remove it, shared to use it
         partial/ …                       the files while they arrive
-        blocks-<bytes>-<boot>            which blocks of that size have arrived since the machine started
+        blocks-<bytes>-<boot>            which blocks of that size have arrived since the machine started, a line each
         checks.json                      what the files have to be, written before the next step
         files/ …                         `partial/`, renamed: from here on the entry is complete
 
 The name has the room that it takes, so that what is reserved is known from a listing of names; its `content` changes
-with every version, so that a file is never replaced by another one. The kernel ends a lock with the process that held it.
+with every version, so that a file is never replaced by another one. The kernel ends a lock with its process.
 """
 
 import contextlib
@@ -75,6 +75,9 @@ class Entry:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
+        self._holds = 0
+        self._closed = False
+        self._holding = threading.Lock()
 
     @classmethod
     def open(cls, path: Path, *, exclusively: bool = False) -> "Entry | None":
@@ -117,10 +120,24 @@ class Entry:
         fd, self._fd = self._fd, -1
         return fd
 
+    def hold(self) -> None:
+        """Keep the lock until `release`, even if it is closed before: somebody may still write."""
+        with self._holding:
+            self._holds += 1
+
+    def release(self) -> None:
+        with self._holding:
+            self._holds -= 1
+            self._close_if_over()
+
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._holding:
+            self._closed = True
+            self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._closed and not self._holds and self._fd >= 0:
+            os.close(self.take_fd())
 
     # What is in it
 
@@ -185,8 +202,8 @@ class Entry:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def open_partial(self, file: RemoteFile) -> tuple[int, bool]:
-        """A descriptor to write the file with, and whether nothing of it is there yet.
+    def make_partial(self, file: RemoteFile) -> bool:
+        """Make the file that is to be filled, unless it is there from an earlier try. Answers whether it was not.
 
         Raises OSError(ENOSPC) if there is no room for all of it.
         """
@@ -196,10 +213,23 @@ class Entry:
             if fresh:
                 os.ftruncate(fd, 0)
                 _allocate(fd, file.size_bytes)
-        except BaseException:
+        finally:
             os.close(fd)
-            raise
-        return fd, fresh
+        return fresh
+
+    @contextlib.contextmanager
+    def writing(self, file: RemoteFile, number: int) -> Iterator["Writer"]:
+        """Write parts of a file; by any number of threads at a time."""
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self.partial(file), flags)
+        try:
+            blocks_fd = os.open(self._blocks_file, flags | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                yield Writer(fd, blocks_fd, number, file.size_bytes)
+            finally:
+                os.close(blocks_fd)
+        finally:
+            os.close(fd)
 
     def arrived(self) -> dict[int, dict[int, int]]:
         """The checksums of the blocks that have arrived, by block, by number of the file."""
@@ -212,18 +242,9 @@ class Entry:
                     arrived.setdefault(number, {})[block] = crc
         return arrived
 
-    def open_blocks(self) -> int:
-        """A descriptor for `note_block`."""
-        return os.open(self._blocks_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-
     @property
     def _blocks_file(self) -> Path:
         return self.path / f"{_BLOCKS}{BLOCK_BYTES}-{boot_id()}"
-
-    @staticmethod
-    def note_block(blocks_fd: int, number: int, block: int, crc: int) -> None:
-        """A block of the file of this number has been written."""
-        os.write(blocks_fd, b"%d %d %d\n" % (number, block, crc))
 
     def finish(self, files: Sequence[RemoteFile]) -> None:
         """All files have arrived: from now on the entry is complete."""
@@ -275,6 +296,33 @@ class Entry:
             yield fd
         finally:
             os.close(fd)
+
+
+class Writer:
+    """Writes what one request brings, which begins with a block, and notes each block when it is written."""
+
+    def __init__(self, fd: int, blocks_fd: int, number: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._blocks_fd = blocks_fd
+        self._number = number
+        self._size_bytes = size_bytes
+        self._crc = 0
+
+    def write(self, at: int, part: bytes) -> Iterator[int]:
+        """Write a part that follows the last one. Answers the blocks that are complete with it."""
+        left = memoryview(part)
+        while left:
+            block = at // BLOCK_BYTES
+            block_end = min(self._size_bytes, (block + 1) * BLOCK_BYTES)
+            piece, left = left[: block_end - at], left[block_end - at :]
+            self._crc = zlib.crc32(piece, self._crc)
+            while piece:
+                written = os.pwrite(self._fd, piece, at)
+                piece, at = piece[written:], at + written
+            if at == block_end:
+                os.write(self._blocks_fd, b"%d %d %d\n" % (self._number, block, self._crc))
+                self._crc = 0
+                yield block
 
 
 def _allocate(fd: int, size_bytes: int) -> None:

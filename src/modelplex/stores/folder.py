@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from modelplex.errors import StoreError, UnsafeModelFileError
@@ -36,13 +36,13 @@ class FolderSource:
             raise FileNotFoundError(f"{path} has no files")
         return [_remote_file(key + name, name, self._inside(key + name)) for name in names]
 
-    async def stream(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
         path = self._inside(file.key)
         for at in range(start, end, _PART_BYTES):
-            yield await asyncio.to_thread(_part, path, file, at, min(end, at + _PART_BYTES))
+            yield _part(path, file, at, min(end, at + _PART_BYTES))
 
     async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        return b"".join([part async for part in self.stream(file, start, end)])
+        return b"".join(await asyncio.to_thread(lambda: list(self.stream(file, start, end))))
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         folder = prefix.rpartition("/")[0]

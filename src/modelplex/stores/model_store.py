@@ -158,7 +158,7 @@ class ModelStore:
 
         async def fill(entry: Any) -> None:
             began = time.monotonic()
-            await download(self._source, files, entry, self._cache.threads, told)
+            await download(self._source, files, entry, told)
             took_s = time.monotonic() - began
             log.info("Fetched model '%s': %.1f MB in %.2f s.", model_id, size_bytes / 1e6, took_s)
 

@@ -1,9 +1,15 @@
-"""S3, Google Cloud Storage, Azure and HTTP(S), by obstore."""
+"""S3, Google Cloud Storage, Azure and HTTP(S), by obstore.
 
+Its blocking functions are called in threads: its async ones now and then abort the interpreter (SIGABRT) at its end,
+when a thread of theirs is about to wake an event loop that is gone.
+"""
+
+import asyncio
 import contextlib
 import importlib.util
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,8 +17,8 @@ from typing import Any
 from modelplex.errors import StoreConfigError, StoreError
 from modelplex.stores.source import FileChangedError, RangesNotSupportedError, RemoteFile
 
-# obstore tries a request so often, for so long, before its failure is counted once (`core/transfer.py` counts on).
-RETRIES_MAX = 3
+# Whether a file is there is asked again so often, for so long.
+RETRIES_MAX = 4
 RETRY_S = 30.0
 
 CONNECT_TIMEOUT_S = 5.0
@@ -39,69 +45,74 @@ class ObjectStoreSource:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self.name = url.rstrip("/")
         self._options = dict(options or {})
-        self._store: Any = None
+        self._stores: dict[bool, Any] = {}  # with retries, and without
+        self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectStoreSource, (self.name, self._options)  # connections stay in their process
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
+        return await asyncio.to_thread(self._files, key)
+
+    def _files(self, key: str) -> Sequence[RemoteFile]:
         obstore, store = self._open()
-        with _translated(self.name, key):
-            if not key.endswith("/"):
-                return [_remote_file(key, PurePosixPath(key).name, await obstore.head_async(store, key))]
-            found = [meta async for chunk in obstore.list(store, key) for meta in chunk]
-        files = [_remote_file(meta["path"], meta["path"].removeprefix(key), meta) for meta in found]
-        files = [file for file in files if file.path and not file.key.endswith("/")]  # markers of empty folders
+        if not key.endswith("/"):
+            with _translated(self.name, key):
+                return [_remote_file(key, PurePosixPath(key).name, obstore.head(store, key))]
+        files = [_remote_file(meta["path"], meta["path"].removeprefix(key), meta) for meta in self._below(key)]
         if not files:
             raise FileNotFoundError(f"{self.name}/{key} has no files")
         return sorted(files, key=lambda file: file.path)
 
-    async def stream(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        obstore, store = self._open()
+    def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
+        obstore, store = self._open(retries=False)  # whoever downloads tries again himself, with what is left
         options: dict[str, Any] = _conditions(file.version)
         if (start, end) != (0, file.size_bytes):
             options["range"] = (start, end)
         with _translated(self.name, file.key, changed=True):
-            answer = await obstore.get_async(store, file.key, options=options)
+            answer = obstore.get(store, file.key, options=options)
             meta = answer.meta
             if _version(meta) != file.version or meta["size"] != file.size_bytes:
                 raise FileChangedError(f"{self.name}/{file.key}")
             if tuple(answer.range) != (start, end):
                 raise StoreError(f"{self.name}/{file.key}: asked for bytes {start} to {end}, got {answer.range}")
-            async for part in answer.stream(_PART_BYTES):
-                yield bytes(part)
+            yield from answer.stream(_PART_BYTES)
 
     async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        data = b"".join([part async for part in self.stream(file, start, end)])
+        data = b"".join(await asyncio.to_thread(lambda: list(self.stream(file, start, end))))
         if len(data) != end - start:
             raise StoreError(f"{self.name}/{file.key} broke off after {len(data)} of {end - start} bytes")
         return data
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
+        # Object stores list by whole folders; what is left of the prefix is compared here.
+        folder = prefix.rpartition("/")[0]
+        for meta in await asyncio.to_thread(self._below, f"{folder}/" if folder else ""):
+            if meta["path"].startswith(prefix):
+                yield meta["path"]
+
+    def _below(self, folder: str) -> Sequence[Mapping[str, Any]]:
         if self.name.startswith(("http://", "https://")):
             raise StoreConfigError(f"{self.name} cannot be listed: a web server does not tell which files it has.")
         obstore, store = self._open()
-        # Object stores list by whole folders; what is left of the prefix is compared here.
-        folder = prefix.rpartition("/")[0]
-        with _translated(self.name, prefix):
-            async for chunk in obstore.list(store, folder or None):
-                for meta in chunk:
-                    if meta["path"].startswith(prefix):
-                        yield meta["path"]
+        with _translated(self.name, folder):
+            found = [meta for chunk in obstore.list(store, folder or None) for meta in chunk]
+        return [meta for meta in found if meta["path"] != folder]
 
-    def _open(self) -> tuple[Any, Any]:
+    def _open(self, *, retries: bool = True) -> tuple[Any, Any]:
         try:
             import obstore
         except ImportError as error:
             raise StoreConfigError(
                 f'{self.name} is read by obstore, which is not installed: pip install "modelplex[store]".'
             ) from error
-        if self._store is None:
-            self._store = _store(self.name, self._options)
-        return obstore, self._store
+        with self._opening:
+            if retries not in self._stores:
+                self._stores[retries] = _store(self.name, self._options, RETRIES_MAX if retries else 0)
+            return obstore, self._stores[retries]
 
 
-def _store(url: str, options: dict[str, Any]) -> Any:
+def _store(url: str, options: dict[str, Any], retries_max: int) -> Any:
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
@@ -111,7 +122,7 @@ def _store(url: str, options: dict[str, Any]) -> Any:
         "timeout": timedelta(days=1),
     }
     retries = {
-        "max_retries": RETRIES_MAX,
+        "max_retries": retries_max,
         "retry_timeout": timedelta(seconds=RETRY_S),
         "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3)},
     }

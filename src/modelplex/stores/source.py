@@ -1,6 +1,6 @@
 """What a store of models must do."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,8 +49,8 @@ class Source(Protocol):
         """
         ...
 
-    def stream(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """The bytes from `start` to before `end`, in parts of any size, fewer if the connection ends early.
+    def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` to before `end`, in parts of any size, fewer if the connection ends early; blocking.
 
         Raises `FileChangedError`, `RangesNotSupportedError`, or `StoreError`.
         """
