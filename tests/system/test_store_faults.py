@@ -11,13 +11,13 @@ from pathlib import Path
 import faulty_proxy as faults
 import pytest
 from faulty_proxy import Fault, FaultyProxy, RandomPlan, Rule, faulty_proxy
-from modelplex.stores.model_store import ModelStore
 from object_servers import Moto, ObjectServer, moto, range_server, store_url
 from s3_server import aws_environment
 from store_crowd import content
 from store_settings import BLOCK_BYTES, READ_TIMEOUT_S, impatient, small_blocks
 
 from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.stores.model_store import ModelStore
 
 pytestmark = pytest.mark.system
 
