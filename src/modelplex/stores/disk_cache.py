@@ -106,7 +106,7 @@ class DiskCache:
         path = self.folder / entries.name_of(source, key, files)
         waiting = _Waiting(path)
         while True:
-            entry = await self._in_thread(lambda: self._take(path))
+            entry = await self._taken(path)
             if entry is None:
                 if await self._in_thread(lambda: self._reserve(path)):
                     continue
@@ -168,6 +168,18 @@ class DiskCache:
         """What it holds now."""
         held = [size for _, _, size in self._listing()]
         return DiskUse(len(held), sum(held))
+
+    async def _taken(self, path: Path) -> "Entry | _Busy | None":
+        """The same as `_take`. Who is cancelled while it runs leaves no lock behind."""
+        taken: list[Entry | _Busy | None] = []
+        try:
+            await self._in_thread(lambda: taken.append(self._take(path)))
+        except asyncio.CancelledError:
+            for entry in taken:
+                if isinstance(entry, Entry):
+                    entry.close()
+            raise
+        return taken[0]
 
     # Entries; in a thread
 
