@@ -126,8 +126,7 @@ async def test_what_the_loader_raises_for_a_sound_file_is_told(tmp_path: Path, s
 
 async def test_loaders_are_functions_plain_or_async_or_names(tmp_path: Path, source: MemorySource) -> None:
     async def load(path: Path) -> str:
-        await asyncio.sleep(0)
-        return path.read_text()
+        return await asyncio.to_thread(path.read_text)
 
     assert await store_of(source, tmp_path, loader=load).load("a") == "a"
     with pytest.raises(InvalidModelFileError, match=r"Nothing tells how to load .*model.bin: say loader="):
@@ -152,7 +151,7 @@ async def test_a_folder_is_used_where_it_lies(tmp_path: Path) -> None:
     assert await store.load("a") == "a"
     assert await store.fetch("b") == tmp_path / "models" / "b" / "model.bin"
     assert await store.list() == ["a", "b"]
-    assert not list(tmp_path.glob("cache"))
+    assert os.listdir(tmp_path) == ["models"]
     whole = ModelStore(f"file://{tmp_path}/models", "{model_id}/")
     assert await whole.fetch("a") == tmp_path / "models" / "a"
     assert await whole.list() == ["a", "b"]
