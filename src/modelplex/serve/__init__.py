@@ -18,6 +18,7 @@ from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
 from modelplex.serve import metrics
 from modelplex.status import ServeStatus
+from modelplex.stores.model_store import FetchProgress, ModelStore
 
 __all__ = [
     "Application",
@@ -25,7 +26,9 @@ __all__ = [
     "DeploymentHandle",
     "DeploymentResponse",
     "DeploymentResponseGenerator",
+    "FetchProgress",
     "HTTPOptions",
+    "ModelStore",
     "ReplicaContext",
     "RunTarget",
     "ServeStatus",

@@ -26,10 +26,12 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        fields = [(field, spec) for _, field, spec, _ in Formatter().parse(text) if field is not None]
+        parsed = [rest for _, *rest in Formatter().parse(text) if rest[0] is not None]
+        fields = [(field, spec) for field, spec, _ in parsed]
         names = [field for field, _ in fields]
         if set(names) not in ({"model_id"}, {"name", "version"}) or any(
-            spec not in ("", "path") or (spec and field != "model_id") for field, spec in fields
+            conversion or spec not in ("", "path") or (spec and field != "model_id")
+            for field, spec, conversion in parsed
         ):
             raise ValueError(
                 "A pattern has {model_id} or {model_id:path} in it, or both {name} and {version}, and nothing else in "
@@ -55,9 +57,9 @@ class Pattern:
                 f"The model ID {model_id!r} is a path, and models are at {self.text!r}: one part of a path. A store "
                 "whose ids have slashes says {model_id:path}."
             )
-        if any(part in (".", "..") for part in model_id.split("/")):
+        if any(part in (".", "..") for part in re.split("[/@]", model_id)):
             raise InvalidModelIdError(
-                f"The model ID {model_id!r} would lead to another folder: no part of it may be '.'"
+                f"The model ID {model_id!r} would lead to another folder: no part of it may be '.' or '..'"
             )
         if not self.is_versioned:
             return self._plain.format(model_id=model_id)
