@@ -1,4 +1,4 @@
-"""How much room a folder took while something went on in it."""
+"""What there is in a folder, and how much room it takes while something goes on in it."""
 
 import contextlib
 import os
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PAUSE_S = 0.02
+
+
+def there(*paths: Path) -> list[bool]:
+    """Which of these exist."""
+    return [path.exists() for path in paths]
 
 
 def room_bytes(folder: Path) -> int:

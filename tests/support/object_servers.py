@@ -22,15 +22,17 @@ UPLOAD_PART_BYTES = 5 << 20
 
 
 class ObjectServer(Protocol):
-    """One of them.
+    """One of them."""
 
-    Attributes:
-        url: where it listens.
-        scheme: what the URL of a store there begins with.
-    """
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        ...
 
-    url: str
-    scheme: str
+    @property
+    def scheme(self) -> str:
+        """What the URL of a store there begins with."""
+        ...
 
     def put(self, key: str, body: bytes, bucket: str = BUCKET) -> None:
         """Make an object, or another of the same key in one step."""

@@ -6,11 +6,13 @@ import errno
 import gc
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from glob import glob
 from pathlib import Path
+from typing import Any
 
 import pytest
-from disk_sampler import room_bytes
+from disk_sampler import room_bytes, there
 from faulty_proxy import FaultyProxy, faulty_proxy
 from object_servers import RangeServer, range_server, store_url
 from store_crowd import Crowd, content, mistakes, run_crowd
@@ -91,33 +93,91 @@ async def test_when_the_disk_is_full_models_that_nobody_uses_go(store: ModelStor
 @pytest.mark.usefixtures("small_disk")
 async def test_when_the_disk_is_full_of_models_in_use_that_is_said(store: ModelStore, cache: Path) -> None:
     held: list[Path] = []
+
+    async def hold(model_id: str) -> None:
+        held.append(await fetch_right(store, model_id))
+
     with pytest.raises(DiskCacheFullError, match=r"m-\d"):
-        await fetch_until_full(store, held)
+        await each([hold(f"m-{n}") for n in range(20)])
     assert 2 <= len(held) <= 5
     assert [mistakes(path, f"m-{n}", {"": SIZE_BYTES}) for n, path in enumerate(held)] == [[]] * len(held)
-    assert [path for path in cache.glob("*/partial")] == []
+    assert glob(str(cache / "*" / "partial")) == []
     del held[0]
     gc.collect()
     await fetch_right(store, "m-19")
 
 
-async def fetch_until_full(store: ModelStore, held: list[Path]) -> None:
-    for n in range(20):
-        held.append(await fetch_right(store, f"m-{n}"))
+async def each(calls: list[Coroutine[Any, Any, None]]) -> None:
+    """One after another, until one fails."""
+    try:
+        while calls:
+            await calls.pop(0)
+    finally:
+        for call in calls:
+            call.close()
 
 
 @pytest.mark.usefixtures("small_disk")
 async def test_when_something_else_fills_the_disk_that_is_said(store: ModelStore, cache: Path) -> None:
     """To the last byte: not even the folder of a model can be filled."""
     filler = cache / "somebody else's"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    fill(filler)
     for _ in range(2):
         with pytest.raises(DiskCacheFullError):
             await store.fetch("m-1")
     filler.unlink()
     await fetch_right(store, "m-1")
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+async def test_no_space_for_the_folder_of_a_model(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    make, left = os.mkdir, [failures]
+
+    def fail(path: Path, *args: int, **kwargs: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        make(path, *args, **kwargs)
+
+    await fetch_right(store, "m-0")
+    monkeypatch.setattr(os, "mkdir", fail)
+    if failures == 1:  # the other model goes for it
+        await fetch_right(store, "m-1")
+    else:
+        with pytest.raises(DiskCacheFullError, match="m-1"):
+            await store.fetch("m-1")
+        left[0] = 0
+        await fetch_right(store, "m-1")
+
+
+@pytest.mark.parametrize("written", [0, 3])
+async def test_no_space_for_the_list_of_blocks(
+    store: ModelStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Of which a part may be written."""
+    write, left = os.write, [2]
+
+    def fail(fd: int, data: bytes) -> int:
+        if data.endswith(b";"):
+            left[0] -= 1
+            if left[0] == 0:
+                return write(fd, data[:written])
+        return write(fd, data)
+
+    await fetch_right(store, "m-0")
+    gc.collect()
+    monkeypatch.setattr(os, "write", fail)
+    await fetch_right(store, "m-1")
+    assert left[0] < 0
+    assert proxy.sent_bytes("m-1") < 2 * SIZE_BYTES
 
 
 @pytest.mark.parametrize("failures", [1, 100])
@@ -311,6 +371,13 @@ def plant_link(what: str, entry: Path, path: Path, elsewhere: Path) -> None:
 
 
 async def test_garbage_in_the_folder_disturbs_nobody(store: ModelStore, cache: Path) -> None:
+    plant_garbage(cache)
+    for n in range(3):
+        await fetch_right(store, f"m-{n}")
+    assert there(cache / "notes.txt", cache / "folder", cache / "trash-1-x") == [True, True, False]
+
+
+def plant_garbage(cache: Path) -> None:
     cache.mkdir()
     (cache / "notes.txt").write_text("mine")
     (cache / "folder").mkdir()
@@ -320,23 +387,44 @@ async def test_garbage_in_the_folder_disturbs_nobody(store: ModelStore, cache: P
     (cache / "trash-1-x").mkdir()
     (cache / "trash-1-x" / "file").write_text("left by a crash")
     (cache / "trash-2-y").write_text("no folder")
-    for n in range(3):
-        await fetch_right(store, f"m-{n}")
-    assert (cache / "notes.txt").read_text() == "mine"
-    assert (cache / "folder").is_dir()
 
 
-async def test_a_folder_that_others_may_write_to_is_refused(store: ModelStore, cache: Path) -> None:
-    cache.mkdir()
-    cache.chmod(0o777)
+@pytest.mark.parametrize("change", [lambda path: path.chmod(0o777), lambda path: os.chown(path, 12345, -1)])
+async def test_what_another_user_may_have_written_is_refused(
+    store: ModelStore, cache: Path, change: Callable[[Path], None]
+) -> None:
+    path = Path(await fetch_right(store, "m-1"))
+    gc.collect()
+    try:
+        change(entry_of(path))
+    except PermissionError:
+        pytest.skip("only root gives files to others")
     with pytest.raises(UnsafeModelFileError):
         await store.fetch("m-1")
+    await fetch_right(store, "m-2")
+
+
+async def test_a_disk_that_is_only_for_reading_has_what_it_has(
+    store: ModelStore, proxy: FaultyProxy, cache: Path, small_disk: None
+) -> None:
+    """As when models are put into an image."""
+    await fetch_right(store, "m-1")
+    gc.collect()
+    subprocess.run(["mount", "-o", "remount,ro", str(cache)], check=True)  # noqa: ASYNC221
+    await fetch_right(store, "m-1")
+    assert proxy.sent_bytes() == SIZE_BYTES
+    with pytest.raises(OSError, match="Read-only"):
+        await store.fetch("m-2")
 
 
 async def test_what_is_cached_is_for_its_user_and_cannot_be_written(store: ModelStore, cache: Path) -> None:
     path = await fetch_right(store, "m-1")
-    assert cache.stat().st_mode & 0o077 == 0
-    assert path.stat().st_mode & 0o222 == 0
+    assert mode(cache) & 0o077 == 0
+    assert mode(path) & 0o222 == 0
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode
 
 
 async def test_ids_that_lead_out_of_the_store_are_refused(store: ModelStore, proxy: FaultyProxy) -> None:

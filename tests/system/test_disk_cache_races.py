@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import gc
 import mmap
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import faulty_proxy as faults
 import pytest
-from disk_sampler import sampling
+from disk_sampler import sampling, there
 from faulty_proxy import FaultyProxy, RandomPlan, Rule, faulty_proxy
 from object_servers import ObjectServer, moto, range_server, store_url
 from s3_server import aws_environment
@@ -105,6 +106,7 @@ async def test_a_fetch_that_is_cancelled_is_taken_up_by_the_next(
     web: ObjectServer, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     small_blocks(monkeypatch)
+    impatient(monkeypatch)
     web.put("cancelled/weights.bin", content("cancelled", "", 8 * BLOCK_BYTES))
     store = store_of(tmp_path, store_url(web, proxy.url))
     at = {
@@ -171,20 +173,25 @@ async def test_what_is_in_use_stays_and_the_rest_goes(
     held = await store.fetch("use-0")
     mapped, opened = Path(await store.fetch("use-1")), Path(await store.fetch("use-2"))
     idle = Path(await store.fetch("use-3"))
-    with open(mapped, "rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with open(opened, "rb"), sampling(tmp_path / "cache") as samples:
+    mapping = mapping_of(mapped)
+    with contextlib.closing(os.fdopen(os.open(opened, os.O_RDONLY))), sampling(tmp_path / "cache") as samples:
         gc.collect()
         for model_id in list(files)[4:]:
             assert mistakes(await store.fetch(model_id), model_id, files[model_id]) == []
-        assert (held.exists(), mapped.exists(), opened.exists(), idle.exists()) == (True, True, True, False)
+        assert there(held, mapped, opened, idle) == [True, True, True, False]
         assert mapping[:] == content("use-1", "", size_bytes)
         assert mistakes(held, "use-0", files["use-0"]) == []
     mapping.close()
     for model_id in list(files)[4:20]:
         await store.fetch(model_id)
-    assert (held.exists(), mapped.exists(), opened.exists()) == (True, False, False)
+    assert there(held, mapped, opened) == [True, False, False]
     assert max(samples) <= BOUND_BYTES
+
+
+def mapping_of(path: Path) -> mmap.mmap:
+    """Mapped, and no longer open."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 async def test_when_all_room_is_in_use_that_is_said_and_nothing_is_broken(
@@ -197,9 +204,11 @@ async def test_when_all_room_is_in_use_that_is_said_and_nothing_is_broken(
         web.put(f"{model_id}/weights.bin", content(model_id, "", size_bytes))
     store = store_of(tmp_path, store_url(web), BOUND_BYTES)
     held: dict[str, Path] = {}
-    with pytest.raises(DiskCacheFullError):
+    with contextlib.suppress(DiskCacheFullError):
         for model_id in model_ids:
             held[model_id] = await store.fetch(model_id)
+    with pytest.raises(DiskCacheFullError):
+        await store.fetch("full-29")
     assert 5 < len(held) < 12
     assert [mistakes(path, model_id, {"": size_bytes}) for model_id, path in held.items()] == [[]] * len(held)
     del held[model_ids[0]]
