@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120.0
-# Each process that is to be killed is at a random moment between these: not before it has begun to do something.
-LIFE_MIN_S, LIFE_MAX_S = 0.03, 0.5
+# Each process that is to be killed is at a random moment of this time, or of a longer one where the machine is busy: as
+# long as most are killed before they have fetched something, the next ones live longer.
+LIFE_S = 0.4
+LONGER = 1.05
 # Of the models that it has fetched, each process keeps so many in use.
 KEPT = 1
 
@@ -132,15 +134,14 @@ class _Members:
         rng = random.Random(self._crowd.seed)
         ends = time.monotonic() + self._crowd.time_max_s
         alive: dict[int, float] = {}
-        kills = 0
+        kills, life_s = 0, LIFE_S
         while kills < self._crowd.kills and time.monotonic() < ends:
             while len(alive) < self._crowd.processes:
-                alive[self.fork(self._fetch_for_ever, rng.getrandbits(30))] = time.monotonic() + rng.uniform(
-                    LIFE_MIN_S, LIFE_MAX_S
-                )
+                alive[self.fork(self._fetch_for_ever, rng.getrandbits(30))] = time.monotonic() + rng.random() * life_s
             pid = min(alive, key=lambda pid: alive[pid])
             time.sleep(max(0.0, alive.pop(pid) - time.monotonic()))
             kills += self._kill(pid)
+            life_s = max(LIFE_S, life_s * LONGER if self._fetched() < kills else life_s / LONGER)
         for pid in alive:
             self._kill(pid)
         self.say(kills=kills)
@@ -149,6 +150,10 @@ class _Members:
         """False if it had ended of itself."""
         os.kill(pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+    def _fetched(self) -> int:
+        """How often a model was, or nearly."""
+        return os.fstat(self._report).st_size // len('{"pid": 12345, "fetched": "model-12"}\n')
 
     async def _fetch_for_ever(self, rng: random.Random) -> None:
         store = self._store()
