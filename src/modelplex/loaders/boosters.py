@@ -1,0 +1,65 @@
+"""Boosted trees in the formats of XGBoost and LightGBM."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from modelplex.errors import InvalidModelFileError
+from modelplex.loaded import Loaded
+from modelplex.loaders.files import model_file, needs, one_of, reading
+
+XGBOOST_CLASSES = ("Booster", "XGBClassifier", "XGBRegressor", "XGBRanker", "XGBRFClassifier", "XGBRFRegressor")
+
+
+def load_xgboost(path: Path, *, trusted: bool = False, threads: int = 1, model_class: str = "Booster") -> Loaded:
+    """A model of XGBoost from its UBJSON or JSON.
+
+    Args:
+        path: a file, or a folder with one.
+        trusted: whether a link in the folder may lead out of it; the file itself is data.
+        threads: of one prediction.
+        model_class: `Booster`, or the class of `xgboost` that it was saved from, as `XGBClassifier`.
+    """
+    one_of("model_class", model_class, XGBOOST_CLASSES)
+    with needs("xgboost"):
+        import xgboost
+    file = model_file(path, ".ubj", ".json", trusted=trusted)
+    with reading(file, "a model of XGBoost"):
+        model: Any = getattr(xgboost, model_class)()
+        model.load_model(file)
+        booster = model if model_class == "Booster" else model.set_params(n_jobs=threads).get_booster()
+        booster.set_param({"nthread": threads})
+        size_bytes = len(booster.save_raw("ubj"))
+    return Loaded(model, size_bytes)
+
+
+def load_lightgbm(path: Path, *, trusted: bool = False, threads: int = 1) -> Loaded:
+    """A `lightgbm.Booster` from LightGBM's text.
+
+    Args:
+        path: a file, or a folder with one.
+        trusted: whether a link in the folder may lead out of it; the file itself is data.
+        threads: of one prediction.
+    """
+    with needs("lightgbm"):
+        import lightgbm
+    file = model_file(path, ".lgb", ".txt", trusted=trusted)
+    with reading(file, "a model of LightGBM"):
+        text = file.read_text("utf-8")
+        trees = _trees(file, text)
+        # With the sizes of its trees LightGBM reads them side by side, and a damaged one ends the whole process: what
+        # its threads throw, nobody catches. Without, it takes as long, and raises an error.
+        booster = lightgbm.Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, count=1, flags=re.MULTILINE))
+        if booster.num_trees() != trees:
+            raise InvalidModelFileError(f"'{file.name}' is damaged: {booster.num_trees()} of {trees} trees are whole.")
+        booster.params["num_threads"] = threads
+        size_bytes = len(booster.model_to_string())
+    return Loaded(booster, size_bytes)
+
+
+def _trees(file: Path, text: str) -> int:
+    """How many trees there are to be, as the head of the file says."""
+    sizes = re.search(r"^tree_sizes=(.*)$", text, re.MULTILINE)
+    if not text.startswith("tree\n") or "\nend of trees\n" not in text:
+        raise InvalidModelFileError(f"'{file.name}' is not LightGBM's text, or it is cut off.")
+    return len(sizes[1].split()) if sizes else len(re.findall(r"^Tree=\d+$", text, re.MULTILINE))
