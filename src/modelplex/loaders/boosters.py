@@ -58,8 +58,9 @@ def load_lightgbm(path: Path, *, trusted: bool = False, threads: int = 1) -> Loa
 
 
 def _trees(file: Path, text: str) -> int:
-    """How many trees there are to be, as the head of the file says."""
-    sizes = re.search(r"^tree_sizes=(.*)$", text, re.MULTILINE)
-    if not text.startswith("tree\n") or "\nend of trees\n" not in text:
+    """How many trees there are to be, as the head of the file says. LightGBM crashes where it is cut off after them."""
+    is_whole = "\nend of trees\n" in text and ("\nparameters:" not in text or "\nend of parameters\n" in text)
+    if not text.startswith("tree\n") or not is_whole:
         raise InvalidModelFileError(f"'{file.name}' is not LightGBM's text, or it is cut off.")
+    sizes = re.search(r"^tree_sizes=(.*)$", text, re.MULTILINE)
     return len(sizes[1].split()) if sizes else len(re.findall(r"^Tree=\d+$", text, re.MULTILINE))

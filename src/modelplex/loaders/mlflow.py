@@ -80,8 +80,8 @@ def _flavors(path: Path) -> dict[str, dict[str, Any]]:
     return {str(name): entry for name, entry in flavors.items()}
 
 
-# How each flavor is loaded without MLflow; None if it cannot be. Which types are to be trusted (`skops_trusted_types`) is
-# not for the folder itself to say.
+# How each flavor is loaded without MLflow; None if it cannot be. Which types are trusted (`skops_trusted_types`) is not
+# for the folder itself to say.
 
 
 def _no_way(entry: Mapping[str, Any]) -> Way | None:

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-import warnings
+import threading
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +13,9 @@ from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
 from modelplex.loaders.safety import TRUST, zip_members
 from modelplex.loaders.tensors import Tensors
+
+# torch.export has one state for all threads, and fails in all but the first.
+_exporting = threading.Lock()
 
 _BETTER = "What runs nothing: a state_dict of tensors (torch.save(module.state_dict(), …)), safetensors, or ONNX."
 
@@ -63,8 +66,7 @@ def load_script(path: Path, *, trusted: bool = False, device: str = "cpu") -> Lo
     _check_trust(file, "a TorchScript program, which can read and write files, and run code as it is loaded", trusted)
     if _kind(file, trusted=True) != "script":
         raise InvalidModelFileError(f"'{file.name}' is not TorchScript, or it is damaged.")
-    with reading(file, "TorchScript"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, for who writes such files
+    with reading(file, "TorchScript"):
         module = torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call]
         module.eval()
     return Loaded(module, tensor_bytes(module))
@@ -85,7 +87,7 @@ def load_exported(path: Path, *, trusted: bool = False, device: str = "cpu") -> 
     _check_trust(file, "an exported program, whose constants are pickles that may run any code", trusted)
     if _kind(file, trusted=True) != "export":
         raise InvalidModelFileError(f"'{file.name}' is not what torch.export.save writes, or it is damaged.")
-    with reading(file, "an exported program"), file.open("rb") as opened:
+    with _exporting, reading(file, "an exported program"), file.open("rb") as opened:
         program = torch.export.load(opened)  # opened, since it takes no path but *.pt2
         if device != "cpu":
             program = move_to_device_pass(program, device)
