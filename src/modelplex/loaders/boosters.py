@@ -1,4 +1,8 @@
-"""Boosted trees in the formats of XGBoost and LightGBM."""
+"""Boosted trees in the formats of XGBoost and LightGBM.
+
+Their size is that of the file, which is all that these libraries tell of it without making a copy (XGBoost keeps the one
+that `save_raw` makes). Measured: XGBoost takes 1.5 times its UBJSON, LightGBM 0.7 to 0.9 times its text.
+"""
 
 import re
 from pathlib import Path
@@ -29,8 +33,7 @@ def load_xgboost(path: Path, *, trusted: bool = False, threads: int = 1, model_c
         model.load_model(file)
         booster = model if model_class == "Booster" else model.set_params(n_jobs=threads).get_booster()
         booster.set_param({"nthread": threads})
-        size_bytes = len(booster.save_raw("ubj"))
-    return Loaded(model, size_bytes)
+    return Loaded(model, file.stat().st_size)
 
 
 def load_lightgbm(path: Path, *, trusted: bool = False, threads: int = 1) -> Loaded:
@@ -53,8 +56,7 @@ def load_lightgbm(path: Path, *, trusted: bool = False, threads: int = 1) -> Loa
         if booster.num_trees() != trees:
             raise InvalidModelFileError(f"'{file.name}' is damaged: {booster.num_trees()} of {trees} trees are whole.")
         booster.params["num_threads"] = threads
-        size_bytes = len(booster.model_to_string())
-    return Loaded(booster, size_bytes)
+    return Loaded(booster, file.stat().st_size)
 
 
 def _trees(file: Path, text: str) -> int:

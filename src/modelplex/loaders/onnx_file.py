@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# TensorProto.DataType: bits of an element. Text (8) has none.
+# TensorProto.DataType: bits of an element. Text has none.
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
-BITS |= {**dict.fromkeys((17, 18, 19, 20, 24), 8), 21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
-TEXT = 8
+BITS |= {**dict.fromkeys((17, 18, 19, 20, 24), 8), 21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
 
 # Messages by what they are, and which of their fields have what inside.
 _INSIDE: dict[str, dict[int, str]] = {
@@ -60,24 +59,23 @@ def tensors_of(model: memoryview) -> OnnxTensors:
 
 
 def _add(tensor: memoryview, found: OnnxTensors) -> None:
-    elements, data_type, text_bytes, location = 1, 0, 0, None
+    elements, data_type, written_bytes, location = 1, 0, 0, None
     for number, value in _fields(tensor):
         if number == 1:  # dims, packed or each for itself
             for size in [value] if isinstance(value, int) else _varints(value):
                 elements *= size
         elif number == 2:
             data_type = value if isinstance(value, int) else 0
-        elif number == 6:  # string_data
-            text_bytes += len(_as_bytes(value))
+        elif number in (6, 9):  # string_data, raw_data
+            written_bytes += len(_as_bytes(value))
         elif number == 13:  # external_data
             entry = {n: bytes(_as_bytes(v)).decode() for n, v in _fields(_as_bytes(value)) if n in (1, 2)}
             if entry.get(1) == "location":
                 location = entry.get(2, "")
     if location is not None:
         found.locations.add(location)
-    if data_type != TEXT and data_type not in BITS:
-        raise ValueError(f"a tensor has the unknown type {data_type}.")
-    found.size_bytes += text_bytes if data_type == TEXT else -(-elements * BITS[data_type] // 8)
+    # Text, and types that are newer than this, count as they are written.
+    found.size_bytes += -(-elements * BITS[data_type] // 8) if data_type in BITS else written_bytes
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
