@@ -1,6 +1,7 @@
 """What loads and unloads do to the memory of real processes, as the system counts it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,9 @@ def _large_torch(name: str, file: Path) -> Path:
 
 def run(program: str, *args: object) -> Any:
     command = [sys.executable, "-c", program, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    # Of the arenas that threads get, glibc keeps the free end, often as much as a model, for their next allocation.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -116,7 +119,7 @@ def test_all_of_a_model_comes_back_when_it_is_unloaded(name: str, tmp_path: Path
     # What a model takes is about what its loader says, on top of what there is without models.
     taken = max(found["held"][4:]) - min(found["left"][3:])
     print(f"takes {taken / MIB:.1f} MiB")
-    assert taken < 2 * size_bytes + 8 * MIB
+    assert size_bytes / 2 < taken < 2 * size_bytes + 8 * MIB
 
 
 SHARE = """
