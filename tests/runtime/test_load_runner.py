@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelplex import loaded
+from modelplex import errors, loaded
 from modelplex.config import CacheOptions
 from modelplex.loaded import Loaded
 from modelplex.multiplex import Loader
@@ -123,3 +123,23 @@ async def test_nothing_is_known_of_an_unloaded_model_and_no_thread_is_used_for_n
     loaded.remember(Loaded(model, 1))
     await runner(NoThreads()).unload("m", {"m": model})
     assert loaded.size_bytes(model) is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "told", "text"),
+    [
+        (errors.StoreError("s3://secret/shop.pt: 503"), errors.ModelUnavailableError, "cannot be loaded at the moment"),
+        (errors.DiskCacheFullError("/cache is full"), errors.ModelUnavailableError, "cannot be loaded at the moment"),
+        (errors.StoreConfigError("s3://secret: denied"), errors.ModelLoadError, "failed to load (StoreConfigError)"),
+        (errors.UnsafeModelFileError("a pickle"), errors.ModelLoadError, "failed to load (UnsafeModelFileError)"),
+        (errors.InvalidModelIdError("'a/b' is a path"), errors.InvalidModelIdError, "'a/b' is a path"),
+        (errors.ModelNotFoundError("s3://secret/shop.pt"), errors.ModelNotFoundError, "There is no model 'shop'"),
+    ],
+)
+def test_what_a_store_raises_is_told_as_what_it_means(
+    threads: ThreadPoolExecutor, cause: Exception, told: type[Exception], text: str
+) -> None:
+    error = runner(threads).failure("shop", cause, recently=False, retry_after_s=1.5)
+    assert type(error) is told
+    assert text in str(error)
+    assert "secret" not in str(error)

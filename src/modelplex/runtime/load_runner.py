@@ -119,7 +119,13 @@ class LoadRunner:
             return errors.ModelNotFoundError(f"There is no model '{model_id}'.")
         if isinstance(cause, errors.ModelLoadTimeoutError):
             return errors.ModelLoadTimeoutError(str(cause), retry_after_s=retry_after_s)
+        if isinstance(cause, errors.InvalidModelIdError):
+            return errors.InvalidModelIdError(str(cause))
         name = type(cause).__name__
+        is_misconfigured = isinstance(cause, errors.StoreConfigError)
+        if isinstance(cause, errors.StoreError | errors.DiskCacheFullError) and not is_misconfigured:
+            text = f"Model '{model_id}' cannot be loaded at the moment ({name}); the log has the details."
+            return errors.ModelUnavailableError(text, retry_after_s=retry_after_s)
         if recently:
             text = f"Model '{model_id}' failed to load a short while ago ({name})."
             return errors.ModelUnavailableError(text, retry_after_s=retry_after_s)
