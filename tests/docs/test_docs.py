@@ -304,6 +304,8 @@ def test_statuses_and_faults_are_those_of_the_code() -> None:
     # The rest never gets as far as an HTTP client.
     rest = {"ModelplexError", "RequestCancelledError", "NotInReplicaError", "DeploymentFailedError", "ProtocolError"}
     rest |= {"ApplicationImportError", "ConfigFileError", "NothingRunsError"}
+    # What loaders raise, of which clients hear as ModelLoadError.
+    rest |= {"InvalidModelFileError", "UnsafeModelFileError", "StoreError", "StoreConfigError", "DiskCacheFullError"}
     assert shown | rest == {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, Exception)}
 
 
