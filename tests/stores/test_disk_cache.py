@@ -106,6 +106,24 @@ async def test_what_is_in_use_stays(tmp_path: Path, source: MemorySource, monkey
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether somebody has a file open")
+async def test_nothing_goes_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all that nobody uses would not make enough room, it stays."""
+    monkeypatch.setattr(disk_cache, "ROOM_WAIT_S", 0.1)
+    source = MemorySource({"held": bytes(60 * KB), "idle": bytes(20 * KB), "large": bytes(100 * KB)})
+    machine = Machine(tmp_path, source, bytes_max=150 * KB)
+    held = await machine.get("held")
+    await machine.get("idle")
+    gc.collect()
+    with pytest.raises(DiskCacheFullError):
+        await machine.get("large")
+    source.requests.clear()
+    await machine.get("idle")
+    assert not source.requests
+    del held
+    gc.collect()
+    await machine.get("large")
+
+
 @pytest.mark.parametrize("how", ["open", "mapped"])
 async def test_a_file_that_somebody_has_open_or_mapped_stays(
     tmp_path: Path, source: MemorySource, how: str, monkeypatch: pytest.MonkeyPatch

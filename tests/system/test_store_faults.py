@@ -17,6 +17,7 @@ from store_crowd import content
 from store_settings import BLOCK_BYTES, READ_TIMEOUT_S, impatient, small_blocks
 
 from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.stores import object_store
 from modelplex.stores.model_store import ModelStore
 
 pytestmark = pytest.mark.system
@@ -347,6 +348,24 @@ async def test_one_who_leaves_stops_nobody_else(store: ModelStore, proxy: Faulty
     with pytest.raises(asyncio.CancelledError):
         await first
     assert proxy.sent_bytes() < 2 * SIZE_BYTES
+
+
+def test_who_leaves_a_store_that_does_not_answer_is_not_held_up(
+    store: ModelStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the end of the event loop, which waits for its threads."""
+    monkeypatch.setattr(object_store, "READ_TIMEOUT_S", BOUND_S)
+
+    async def leave() -> None:
+        async with asyncio.timeout(0.3):
+            await store.fetch("m")
+
+    for method in ("HEAD", "GET"):
+        proxy.fails(Rule(faults.black_hole(), method, times=None))
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            asyncio.run(leave())
+        assert time.monotonic() - began < BOUND_S / 2
 
 
 RANDOM_FAULTS = [make() for make in PASSING if str(make()) not in ("held", "late")] + [faults.other_range()]

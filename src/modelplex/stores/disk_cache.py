@@ -233,22 +233,31 @@ class DiskCache:
                 if error.errno not in _DISK_FULL:
                     raise
                 if not evicts or not self._evict(wanted_bytes):
-                    raise self._disk_is_full(wanted_bytes, error) from error
+                    raise _disk_is_full(self.folder, wanted_bytes, error) from error
 
-    def _evict(self, excess_bytes: int) -> bool:
-        """Remove models that nobody uses, the least recently used first, until so much is free. Whether that is so."""
-        for _, path, size_bytes in sorted(self._listing()):
+    def _evict(self, excess_bytes: int, *, as_many_as_can: bool = False) -> bool:
+        """Remove models that nobody uses, the least recently used first, until so much is free. Whether that is so.
+
+        If it cannot be, none goes in vain, unless `as_many_as_can`.
+        """
+        listing = sorted(self._listing())
+        if not as_many_as_can:
+            idle_bytes = 0
+            for _, path, size_bytes in listing:
+                if idle_bytes >= excess_bytes:
+                    break
+                with _locked(path) as is_idle:
+                    idle_bytes += size_bytes if is_idle else 0
+            if idle_bytes < excess_bytes:
+                return False
+        for _, path, size_bytes in listing:
             if excess_bytes <= 0:
                 break
-            with contextlib.suppress(FileNotFoundError, UnsafeModelFileError):
-                entry = Entry.open(path, exclusively=True)
-                if entry is None:
-                    continue
-                with contextlib.closing(entry):
-                    if entry.is_idle():
-                        log.info("Evicted %s from the disk cache: %d bytes.", path, size_bytes)
-                        self._remove(path)
-                        excess_bytes -= size_bytes
+            with _locked(path) as is_idle:
+                if is_idle:
+                    log.info("Evicted %s from the disk cache: %d bytes.", path, size_bytes)
+                    self._remove(path)
+                    excess_bytes -= size_bytes
         return excess_bytes <= 0
 
     def _drop(self, entry: Entry) -> None:
@@ -307,23 +316,37 @@ class DiskCache:
 
         def evict() -> int:
             with self._deciding():
-                self._evict(needed_bytes)
+                self._evict(needed_bytes, as_many_as_can=True)
                 return before - self.use().size_bytes
 
         if await self._in_thread(evict) <= 0:
             await self._in_thread(lambda: self._remove(entry.path))
-            raise self._disk_is_full(needed_bytes, error) from error
-
-    def _disk_is_full(self, needed_bytes: int, error: OSError) -> DiskCacheFullError:
-        return DiskCacheFullError(
-            f"The disk of {self.folder} is full: {needed_bytes:,} bytes for a model are not to be had, and nothing "
-            f"else in the cache can go. ({error})",
-            retry_after_s=ROOM_WAIT_S,
-        )
+            raise _disk_is_full(self.folder, needed_bytes, error) from error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         result: T = await in_thread(_threads, call)
         return result
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock an entry for the block, if nobody uses it. Answers whether that is so."""
+    entry = None
+    with contextlib.suppress(FileNotFoundError, UnsafeModelFileError):
+        entry = Entry.open(path, exclusively=True)
+    if entry is None:
+        yield False
+        return
+    with contextlib.closing(entry):
+        yield entry.is_idle()
+
+
+def _disk_is_full(folder: Path, needed_bytes: int, error: OSError) -> DiskCacheFullError:
+    return DiskCacheFullError(
+        f"The disk of {folder} is full: {needed_bytes:,} bytes for a model are not to be had, and nothing "
+        f"else in the cache can go. ({error})",
+        retry_after_s=ROOM_WAIT_S,
+    )
 
 
 class _Busy:

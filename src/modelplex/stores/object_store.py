@@ -9,10 +9,11 @@ import contextlib
 import importlib.util
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from modelplex.errors import StoreConfigError, StoreError
 from modelplex.stores.source import FileChangedError, RangesNotSupportedError, RemoteFile
@@ -26,6 +27,11 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
 
 _PART_BYTES = 4 * 2**20
+
+# Its own, so that a store that does not answer holds up nobody's event loop at its end, nor other work in threads.
+_threads = ThreadPoolExecutor(16, thread_name_prefix="modelplex-ask")
+
+T = TypeVar("T")
 
 
 class ObjectStoreSource:
@@ -52,7 +58,7 @@ class ObjectStoreSource:
         return ObjectStoreSource, (self.name, self._options)  # connections stay in their process
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
-        return await asyncio.to_thread(self._files, key)
+        return await _asked(self._files, key)
 
     def _files(self, key: str) -> Sequence[RemoteFile]:
         obstore, store = self._open()
@@ -79,7 +85,7 @@ class ObjectStoreSource:
             yield from answer.stream(_PART_BYTES)
 
     async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        data = b"".join(await asyncio.to_thread(lambda: list(self.stream(file, start, end))))
+        data = b"".join(await _asked(lambda: list(self.stream(file, start, end))))
         if len(data) != end - start:
             raise StoreError(f"{self.name}/{file.key} broke off after {len(data)} of {end - start} bytes")
         return data
@@ -87,7 +93,7 @@ class ObjectStoreSource:
     async def list(self, prefix: str) -> AsyncIterator[str]:
         # Object stores list by whole folders; what is left of the prefix is compared here.
         folder = prefix.rpartition("/")[0]
-        for meta in await asyncio.to_thread(self._below, f"{folder}/" if folder else ""):
+        for meta in await _asked(self._below, f"{folder}/" if folder else ""):
             if meta["path"].startswith(prefix):
                 yield meta["path"]
 
@@ -110,6 +116,11 @@ class ObjectStoreSource:
             if retries not in self._stores:
                 self._stores[retries] = _store(self.name, self._options, RETRIES_MAX if retries else 0)
             return obstore, self._stores[retries]
+
+
+async def _asked(call: Callable[..., T], *args: Any) -> T:
+    """What a call that may wait for the store answers. Who is cancelled does not wait for it."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, call, *args)
 
 
 def _store(url: str, options: dict[str, Any], retries_max: int) -> Any:
