@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="package", autouse=True)
 def _libraries_are_no_garbage() -> Iterator[None]:
-    """A million objects of the libraries stay imported. Collections of later tests, some of which make many, skip them."""
+    """A million objects of the libraries stay imported. Collections of later tests, which make many, skip them."""
     yield
     gc.collect()
     gc.freeze()
