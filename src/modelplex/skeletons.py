@@ -123,8 +123,8 @@ class _Skeleton:
         self.why = ""
         self._module = factory()
         _check_module(self._module)
-        self._module.eval().requires_grad_(False)
         self._state = _state_of(self._module)
+        self._module.eval().requires_grad_(False)
         parts = _parts_of(self._module, list(self._state.values()))
         self._kinds = Kinds(self._state)
         by_tensor: dict[int, list[str]] = {}
