@@ -162,7 +162,7 @@ class _Skeleton:
     def lend(self, free: "collections.deque[_Skeleton]") -> "torch.nn.Module":
         """The module as a user gets it: an object of its own round the same parts, with whose end the use ends."""
         cls = type(self._module)
-        lent = cls.__new__(cls)
+        lent: torch.nn.Module = object.__new__(cls)
         vars(lent).update(vars(self._module), _modelplex_lease=_Lease(self, free))
         return lent
 
