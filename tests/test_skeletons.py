@@ -116,6 +116,27 @@ def test_one_module_answers_as_each_model_in_turn(tmp_path: Path, name: str) -> 
     assert (pool.built, pool.reused) == (1, 3)
 
 
+def test_a_model_of_transformers_that_has_generated_is_used_again(tmp_path: Path) -> None:
+    import transformers  # comes with peft, and takes its time
+
+    sizes: dict[str, Any] = {"vocab_size": 20, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 19, "pad_token_id": 19}
+
+    def build() -> Any:
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ids))
+
+    def generate(model: Any) -> Any:
+        return model.generate(torch.arange(1, 5).reshape(1, 4), max_new_tokens=4, do_sample=False)
+
+    pool = serve.SkeletonPool(build)
+    for seed in (1, 2, 1):
+        path, wanted = saved(tmp_path, seed, build)
+        model = pool.load(path)
+        assert torch.equal(generate(model), generate(wanted))
+        del model
+    assert pool.built == 1
+
+
 def test_models_that_are_used_at_a_time_have_a_module_each(tmp_path: Path, pool: serve.SkeletonPool) -> None:
     files = [saved(tmp_path, seed) for seed in (1, 2, 3)]
     models = [pool.load(path) for path, _ in files]

@@ -90,7 +90,7 @@ class Adapters:
         """
         import torch
 
-        path = Path(path)
+        path = path if isinstance(path, Path) else Path(path)  # that one object may keep the folder where it is
         options = _read_config(path / CONFIG)
         weights = self._weights_file(path)
         base = self.base()

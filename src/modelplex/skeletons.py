@@ -76,7 +76,7 @@ class SkeletonPool:
         """
         import torch
 
-        path = Path(path)
+        path = path if isinstance(path, Path) else Path(path)  # that one object may keep the file where it is
         with torch.inference_mode(False), torch.no_grad(), mapped_tensors(path) as found:
             skeleton = self._take()
             try:
