@@ -300,10 +300,9 @@ class Aliases:
         in_memory = self._models.keeps(old)
         if self._models.holds(new) or not (alias.proven or in_memory):
             return [self._switch(alias), *self._retire(old, now)]
-        if alias.retry_at is not None:
-            if now < alias.retry_at or not in_memory:  # if it is not in memory, the next request tries it
-                return []
-            alias.retry_at = None
+        if alias.retry_at is not None and now < alias.retry_at:
+            return []
+        alias.retry_at = None
         if new in self._loading or not (in_memory or alias.is_pinned):
             return []
         self._loading.add(new)
