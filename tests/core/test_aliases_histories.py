@@ -6,7 +6,7 @@ and checks after every step what the core promises, from what it has seen alone.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -133,7 +133,7 @@ class World:
             before = self.core.leads_to(name)
             self.met["resolve failed"] += 1
             missing = self.store_is_up
-            self.obey(self.core.resolve_failed(name, self.now, missing=missing))
+            self.obey(self.core.resolve_failed(name, "away", self.now, missing=missing))
             must(name not in self.past or self.core.leads_to(name) == before, "5. a failed resolve changes nothing")
             if name not in self.past or missing:
                 requests = []  # told 404 or 503
@@ -152,10 +152,10 @@ class World:
         self.refreshing.discard(version)
         if version in self.broken and not any(version in past.has_loaded for past in self.past.values()):
             self.met["load failed"] += 1
-            self.obey(self.core.load_failed(version, self.now))
+            self.obey(self.core.load_failed(version, "broken", self.now))
             for request in mine:
                 if request.name in self.past:
-                    self.obey(self.core.load_failed(version, self.now))
+                    self.obey(self.core.load_failed(version, "broken", self.now))
                     self.fall_back(request)
             return
         self.held.add(version)
@@ -217,12 +217,12 @@ class World:
                     self.on_switch(command)
                 case Retire(version):
                     self.on_retire(version)
-                case Stay(alias, _, new, retry_after_s):
+                case Stay(alias, _, new, _, retry_after_s):
                     past = self.past[alias]
                     must(new == past.now_stands_for, "4. what has failed is what the alias stands for")
                     must(retry_after_s >= BACKOFF.base_s, "4. what fails is left alone for a while")
                     past.retry_at = self.now + retry_after_s
-                case Unresolved(alias, version):
+                case Unresolved(alias, version, _):
                     must(version in self.past[alias].stood_for, "5. the version before serves on")
                 case Forget(alias):
                     must(alias != "pinned", "6. what is pinned is not forgotten")
@@ -282,45 +282,60 @@ class World:
         must(not self.waiting, "nobody waits for ever")
 
 
-def step(world: World, rng: random.Random, number: int) -> None:
-    action = rng.choices(
-        ["request", "name", "stranger", "resolve", "load", "release", "evict", "move", "drop", "down", "advance", "tick"],
-        [8, 1, 1, 6, 6, 4, 1, 2, 0.3, 0.5, 3, 4],
-    )[0]
-    if action == "request":
-        world.request(rng.choice(ALIASES))
-    elif action == "name":
-        world.request(rng.choice(VERSIONS))
-    elif action == "stranger":
-        name = f"x{number}"
-        if rng.random() < 0.5:
-            world.store[name] = rng.choice(VERSIONS)
-        world.request(name)
-    elif action == "resolve" and world.resolving:
+def move(world: World, rng: random.Random) -> None:
+    world.store[rng.choice(ALIASES)] = rng.choice(VERSIONS)
+
+
+def drop(world: World, rng: random.Random) -> None:
+    world.store.pop(rng.choice(ALIASES), None)
+
+
+def go_up_or_down(world: World, rng: random.Random) -> None:
+    world.store_is_up = not world.store_is_up
+
+
+def advance(world: World, rng: random.Random) -> None:
+    world.now += rng.choice([0.1, 1.0, 1.0, 15.0])
+
+
+def stranger(world: World, rng: random.Random) -> None:
+    name = f"x{rng.randrange(1_000_000)}"
+    if rng.random() < 0.5:
+        world.store[name] = rng.choice(VERSIONS)
+    world.request(name)
+
+
+def some_resolve(world: World, rng: random.Random) -> None:
+    if world.resolving:
         world.resolve(rng.choice(list(world.resolving)))
-    elif action == "load" and world.coming:
+
+
+def some_load(world: World, rng: random.Random) -> None:
+    if world.coming:
         world.load_ends(rng.choice(sorted(world.coming)))
-    elif action == "release":
-        world.release()
-    elif action == "evict":
-        world.evict()
-    elif action == "move":
-        world.store[rng.choice(ALIASES)] = rng.choice(VERSIONS)
-    elif action == "drop":
-        world.store.pop(rng.choice(ALIASES), None)
-    elif action == "down":
-        world.store_is_up = not world.store_is_up
-    elif action == "advance":
-        world.now += rng.choice([0.1, 1.0, 1.0, 15.0])
-    elif action == "tick":
-        world.tick()
+
+
+ACTIONS: dict[Callable[[World, random.Random], None], float] = {
+    lambda world, rng: world.request(rng.choice(ALIASES)): 8,
+    lambda world, rng: world.request(rng.choice(VERSIONS)): 1,
+    stranger: 1,
+    some_resolve: 6,
+    some_load: 6,
+    lambda world, rng: world.release(): 4,
+    lambda world, rng: world.evict(): 1,
+    move: 2,
+    drop: 0.3,
+    go_up_or_down: 0.5,
+    advance: 3,
+    lambda world, rng: world.tick(): 4,
+}
 
 
 def play(seed: int, core_class: type[Aliases] = Aliases) -> World:
     rng = random.Random(seed)
     world = World(core_class, rng)
-    for number in range(STEPS):
-        step(world, rng, number)
+    for _ in range(STEPS):
+        rng.choices(list(ACTIONS), list(ACTIONS.values()))[0](world, rng)
     world.settle()
     return world
 
@@ -380,14 +395,14 @@ class LoadsTwice(Aliases):
 
 
 class ForgetsFailures(Aliases):
-    def load_failed(self, version: str, now: float, retry_after_s: float = 0.0) -> list[Command]:
+    def load_failed(self, version: str, error: object, now: float, retry_after_s: float = 0.0) -> list[Command]:
         self._loading.discard(version)
         return []
 
 
 class NeverGivesUp(Aliases):
-    def load_failed(self, version: str, now: float, retry_after_s: float = 0.0) -> list[Command]:
-        return super().load_failed(version, now, 1e9)
+    def load_failed(self, version: str, error: object, now: float, retry_after_s: float = 0.0) -> list[Command]:
+        return super().load_failed(version, error, now, 1e9)
 
 
 class ResolvesTwice(Aliases):
@@ -396,8 +411,8 @@ class ResolvesTwice(Aliases):
 
 
 class ForgetsOnFailure(Aliases):
-    def resolve_failed(self, name: str, now: float, *, missing: bool = False) -> list[Command]:
-        commands = super().resolve_failed(name, now, missing=missing)
+    def resolve_failed(self, name: str, error: object, now: float, *, missing: bool = False) -> list[Command]:
+        commands = super().resolve_failed(name, error, now, missing=missing)
         alias = self._aliases.get(name)
         return commands if alias is None else [self._forget(alias)]
 

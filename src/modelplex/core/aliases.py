@@ -78,6 +78,7 @@ class Stay:
     alias: str
     old: str
     new: str
+    error: object
     retry_after_s: float
 
 
@@ -87,6 +88,7 @@ class Unresolved:
 
     alias: str
     version: str
+    error: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,58 @@ class _Alias:
     retry_at: float | None = None  # `wanted` has failed, and is not tried again before
     failures: int = 0  # of `wanted`
     unresolved: bool = False
-    timer: float = math.inf
+
+
+class _Names:
+    """Finds the aliases that stand for a version, or serve by it."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, None]] = {}
+
+    def of(self, version: str) -> Iterable[str]:
+        return self._of.get(version, ())
+
+    def add(self, alias: _Alias) -> None:
+        for version in (alias.current, alias.wanted):
+            self._of.setdefault(version, {})[alias.name] = None
+
+    def remove(self, alias: _Alias) -> None:
+        for version in {alias.current, alias.wanted}:
+            names = self._of[version]
+            del names[alias.name]
+            if not names:
+                del self._of[version]
+
+
+class _Timers:
+    """When aliases are to be looked at next; each has one time that counts, the earliest that was set."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, str]] = []
+        self._of: dict[str, float] = {}
+
+    @property
+    def next(self) -> float | None:
+        return self._heap[0][0] if self._heap else None
+
+    def set(self, name: str, due: float) -> None:
+        if due < self._of.get(name, math.inf):
+            self._of[name] = due
+            heapq.heappush(self._heap, (due, name))
+            if len(self._heap) > 64 + 4 * len(self._of):
+                self._heap = sorted((due, name) for name, due in self._of.items())
+
+    def discard(self, name: str) -> None:
+        self._of.pop(name, None)
+
+    def pop(self, now: float) -> str | None:
+        """One whose time has come; None if there is none."""
+        while self._heap and self._heap[0][0] <= now:
+            due, name = heapq.heappop(self._heap)
+            if self._of.get(name) == due:
+                del self._of[name]
+                return name
+        return None
 
 
 class Aliases:
@@ -144,14 +197,18 @@ class Aliases:
         self._pinned = frozenset(pinned)
         self._aliases_max = aliases_max
         self._aliases: OrderedDict[str, _Alias] = OrderedDict()  # the one that was used last is the last
-        self._names: dict[str, dict[str, None]] = {}  # version -> the aliases that stand for it, or serve by it
+        self._names = _Names()
         self._resolving: set[str] = set()
         self._loading: set[str] = set()
-        self._versions: OrderedDict[str, float] = OrderedDict()  # ids that are no alias, and until when that is believed
+        self._versions: OrderedDict[str, float] = OrderedDict()  # ids that are no alias, until when believed
         self._named: OrderedDict[str, float] = OrderedDict()  # versions, and when they were asked for by their names
-        self._timers: list[tuple[float, str]] = []
+        self._timers = _Timers()
 
     # Questions
+
+    def __contains__(self, name: str) -> bool:
+        """Whether this is known to be an alias."""
+        return name in self._aliases
 
     def leads_to(self, name: str) -> str:
         """The version that a request for this id would get, as far as is known; the id itself if it is no alias."""
@@ -160,7 +217,7 @@ class Aliases:
 
     def names_of(self, version: str) -> list[str]:
         """The aliases that stand for the version, or serve by it."""
-        return list(self._names.get(version, ()))
+        return list(self._names.of(version))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -170,7 +227,7 @@ class Aliases:
     @property
     def next_tick(self) -> float | None:
         """When to call `tick`; None while nothing is due at any time."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers.next
 
     # Inputs
 
@@ -216,7 +273,7 @@ class Aliases:
                 commands += self._retire(left, now)
         return commands + self._pursue(alias, now)
 
-    def resolve_failed(self, name: str, now: float, *, missing: bool = False) -> list[Command]:
+    def resolve_failed(self, name: str, error: object, now: float, *, missing: bool = False) -> list[Command]:
         """What the id stands for could not be found out, or it was found that there is no such id."""
         self._resolving.discard(name)
         alias = self._aliases.get(name)
@@ -228,7 +285,7 @@ class Aliases:
         if alias.unresolved:
             return []
         alias.unresolved = True
-        return [Unresolved(name, alias.current)]
+        return [Unresolved(name, alias.current, error)]
 
     def granted(self, name: str, version: str, now: float) -> Sequence[Command]:
         """A request for the alias has got the version, which is loaded."""
@@ -251,7 +308,7 @@ class Aliases:
                 switches.append(self._switch(alias))
         return switches + [command for old in left for command in self._retire(old, now)]
 
-    def load_failed(self, version: str, now: float, retry_after_s: float = 0.0) -> list[Command]:
+    def load_failed(self, version: str, error: object, now: float, retry_after_s: float = 0.0) -> list[Command]:
         """The version cannot be had, for at least so many seconds."""
         self._loading.discard(version)
         commands: list[Command] = []
@@ -263,18 +320,14 @@ class Aliases:
             delay_s = max(self._backoff.delay_s(alias.failures), retry_after_s)
             alias.retry_at = now + delay_s
             self._set_timer(alias)
-            commands.append(Stay(name, alias.current, version, delay_s))
+            commands.append(Stay(name, alias.current, version, error, delay_s))
         return commands
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed: aliases are to be looked at, and versions tried, again."""
         commands: list[Command] = []
-        while self._timers and self._timers[0][0] <= now:
-            due, name = heapq.heappop(self._timers)
-            alias = self._aliases.get(name)
-            if alias is None or alias.timer != due:
-                continue
-            alias.timer = math.inf
+        while (name := self._timers.pop(now)) is not None:
+            alias = self._aliases[name]
             if alias.look_at <= now:
                 alias.look_at = math.inf
                 alias.watched = alias.is_pinned or now < alias.used_at + self._unused_s
@@ -315,7 +368,7 @@ class Aliases:
         return Switch(alias.name, old, new)
 
     def _retire(self, version: str, now: float) -> list[Command]:
-        in_use = any(self._aliases[name].watched for name in self._names.get(version, ()))
+        in_use = any(self._aliases[name].watched for name in self._names.of(version))
         if in_use or now < self._named.get(version, -math.inf) + self._unused_s:
             return []
         self._loading.discard(version)
@@ -324,7 +377,7 @@ class Aliases:
     def _learn(self, name: str, version: str, now: float) -> list[Command]:
         alias = _Alias(name, version, version, name in self._pinned, self._models.holds(version), now)
         self._aliases[name] = alias
-        self._names.setdefault(version, {})[name] = None
+        self._names.add(alias)
         self._versions.pop(name, None)
         self._watch(alias, now)
         if len(self._aliases) <= self._aliases_max + len(self._pinned):
@@ -334,22 +387,15 @@ class Aliases:
 
     def _forget(self, alias: _Alias) -> Forget:
         del self._aliases[alias.name]
-        self._unlink(alias)
+        self._timers.discard(alias.name)
+        self._names.remove(alias)
         return Forget(alias.name)
 
     def _point(self, alias: _Alias, current: str, wanted: str) -> None:
-        self._unlink(alias)
+        self._names.remove(alias)
         alias.current, alias.wanted = current, wanted
         alias.failures, alias.retry_at = 0, None
-        for version in (current, wanted):
-            self._names.setdefault(version, {})[alias.name] = None
-
-    def _unlink(self, alias: _Alias) -> None:
-        for version in {alias.current, alias.wanted}:
-            names = self._names[version]
-            del names[alias.name]
-            if not names:
-                del self._names[version]
+        self._names.add(alias)
 
     # Times
 
@@ -361,15 +407,8 @@ class Aliases:
         self._set_timer(alias)
 
     def _set_timer(self, alias: _Alias) -> None:
-        if not alias.watched:
-            return
-        due = alias.look_at if alias.retry_at is None else min(alias.look_at, alias.retry_at)
-        if due < alias.timer:
-            alias.timer = due
-            heapq.heappush(self._timers, (due, alias.name))
-            if len(self._timers) > 64 + 4 * len(self._aliases):  # of aliases that have been forgotten since
-                live = {(a.timer, name) for name, a in self._aliases.items() if a.timer < math.inf}
-                self._timers = sorted(live)
+        if alias.watched and (due := min(alias.look_at, alias.retry_at or math.inf)) < math.inf:
+            self._timers.set(alias.name, due)
 
 
 def _put(to: "OrderedDict[str, float]", key: str, value: float, length_max: int) -> None:
