@@ -11,7 +11,7 @@ from modelplex.config import CacheOptions
 from modelplex.core import aliases
 from modelplex.core.aliases import Aliases
 from modelplex.core.backoff import Backoff
-from modelplex.core.cache import ModelCache
+from modelplex.core.cache import ModelCache, Start
 from modelplex.runtime.cached_models import CachedModels, Publisher
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ class AliasWatch:
     ) -> None:
         self._cached = cached
         self._named = named
+        self._interval_s = options.resolve_interval_s
         self._missing = (errors.ModelNotFoundError, FileNotFoundError, *options.not_found)
         self._moved = moved
         self._loop = asyncio.get_running_loop()
@@ -294,6 +295,34 @@ class AliasWatch:
 
     async def _load(self, version: str) -> None:
         """Load a version that an alias is to move to, as room for it is, and let the alias move."""
+        kept = self._keep_serving(version)
+        timer = self._loop.call_later(self._interval_s, self._let_go, version, kept, context=self._cached.context)
+        try:
+            await self._load_and_move(version)
+        finally:
+            timer.cancel()
+            while kept:
+                self._cached.release(kept.pop())
+
+    def _keep_serving(self, version: str) -> list[int]:
+        """Leases of the versions that this one is to replace: it must not evict those first of all."""
+        kept: list[int] = []
+        if self._cached.cache.models_max == 1:
+            return kept  # there is room for it nowhere else
+        for old in {self._core.leads_to(alias) for alias in self._core.names_of(version)} - {version}:
+            ticket, answer = self._cached.ask(old, None)
+            if isinstance(answer, Start):
+                kept.append(ticket)
+            else:
+                self._cached.give_up(ticket)
+        return kept
+
+    def _let_go(self, version: str, kept: list[int]) -> None:
+        """If there has been no room for long, that of the versions before is as good as any."""
+        while kept and version not in self._cached.cache.loading:
+            self._cached.release(kept.pop())
+
+    async def _load_and_move(self, version: str) -> None:
         try:
             ticket = await self._cached.load(version)
         except Exception as error:  # the user's hooks may raise anything, and the alias has to hear of it
