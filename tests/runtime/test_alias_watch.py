@@ -124,6 +124,15 @@ async def until(world: World, model_id: str, version: str, *, within_s: float) -
     raise AssertionError(f"{model_id} does not lead to {version} within {within_s} s")
 
 
+async def when(true: Callable[[], bool]) -> None:
+    """Return as soon as it is so."""
+    for _ in range(10_000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to be so")
+
+
 @in_virtual_time
 async def test_an_alias_moves_under_load_and_no_request_fails_or_waits_for_the_new_load() -> None:
     world = World({"shop@stable": "shop@3"})
@@ -473,8 +482,7 @@ async def test_a_new_version_does_not_evict_the_one_that_serves() -> None:
     await world.get("other@1")  # the alias is the least recently used now
     world.store["shop@stable"] = "shop@4"
     await asyncio.sleep(INTERVAL_S - LOAD_S)
-    while world.host.cache.loading != ["shop@4"]:
-        await asyncio.sleep(0.1)
+    await when(lambda: world.host.cache.loading == ["shop@4"])
     assert world.unloads == ["other@1"]
     began = loop.time()
     assert (await world.get("shop@stable"), loop.time()) == ("shop@3", began)
@@ -509,8 +517,7 @@ async def test_an_alias_that_moves_again_while_its_version_loads_goes_straight_t
     world.store["shop@stable"] = "shop@4"
     world.resolve_s = 0.0
     loop = asyncio.get_running_loop()
-    while "shop@4" not in world.loads:
-        await asyncio.sleep(0.1)
+    await when(lambda: "shop@4" in world.loads)
     began = loop.time()
     world.store["shop@stable"] = "shop@5"
     await used
@@ -581,8 +588,7 @@ def test_a_plain_function_that_hangs_takes_no_more_than_its_share_of_threads() -
 
     async def check(world: World) -> None:
         slow = [asyncio.create_task(world.host.get(f"slow{n}", None)) for n in range(20)]
-        while len(calls) < config.RESOLVES_MAX:
-            await asyncio.sleep(0.01)
+        await when(lambda: len(calls) == config.RESOLVES_MAX)
         await asyncio.sleep(0.05)
         assert len(calls) == config.RESOLVES_MAX
         for task in slow:
