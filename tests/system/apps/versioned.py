@@ -23,7 +23,6 @@ def resolve(model_id: str) -> str:
     return f"{name}@{aliases[tag]}"
 
 
-@serve.deployment(num_replicas=2, max_ongoing_requests=4)
 class Versioned:
     @serve.multiplexed(max_num_models_per_replica=4, resolve=resolve, resolve_interval_s=0.2)
     def get_model(self, model_id: str) -> Model:
@@ -40,4 +39,4 @@ class Versioned:
         return f"{serve.get_multiplexed_model_id()} {model.model_id}"
 
 
-app = Versioned.bind()
+app = serve.deployment(num_replicas=2, max_ongoing_requests=4)(Versioned).bind()
