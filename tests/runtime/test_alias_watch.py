@@ -545,6 +545,30 @@ async def test_a_host_that_ends_takes_its_watch_along() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@pytest.mark.parametrize("raised", [SystemExit(1), asyncio.CancelledError(), KeyError("x"), BaseException("x")])
+def test_whatever_resolve_raises_is_told(raised: BaseException) -> None:
+    @in_virtual_time
+    async def main() -> None:
+        async def resolve(model_id: str) -> str:
+            await asyncio.sleep(0.1)
+            raise raised
+
+        world = World({}, resolve=resolve)
+        with pytest.raises(errors.ModelUnavailableError):
+            await world.get("shop@stable")
+        await world.close()
+
+    main()
+
+
+@in_virtual_time
+async def test_a_tiny_interval_does_no_harm() -> None:
+    world = World({"shop@stable": "shop@3"}, resolve_interval_s=1e-9)
+    assert await world.get("shop@1") == "shop@1"
+    assert world.resolves["shop@1"] == 1
+    await world.close()
+
+
 @in_virtual_time
 async def test_a_resolve_belongs_to_no_request() -> None:
     seen: list[object] = []

@@ -13,6 +13,7 @@ from virtual_time import in_virtual_time, turns
 from modelplex import errors
 from modelplex.multiplex import Loader, multiplexed
 from modelplex.runtime.directory import Directory
+from modelplex.runtime.replica_reports import ReplicaReports
 from modelplex.serve import DeploymentHandle, get_multiplexed_model_id, get_replica_context
 from modelplex.wire.messages import ModelGone, ModelLoaded, ModelLoading, Refuse, Welcome
 
@@ -117,6 +118,29 @@ async def test_the_controller_hears_of_models_not_of_their_aliases() -> None:
         load = replica.load()
         assert load.uses == {"shop@3": 3, "shop@2": 1}
         assert sorted(model_id for model_id, _ in load.loads) == ["shop@2", "shop@3"]
+
+
+@in_virtual_time
+async def test_who_takes_over_knows_the_aliases_that_were_in_use() -> None:
+    async with replica_of(Shops) as replica:
+        router = RawRouter(replica)
+        for model_id in ("shop@stable", "shop@latest", "shop@2"):
+            await router.reply(router.call(model_id=model_id))
+        reports = ReplicaReports()
+        reports.follow(["old"], 0.0)
+        reports.loaded("old", replica.load(), 0.0)
+        models = reports.models("old")
+    assert models == {"": ["shop@3", "shop@2", "shop@stable", "shop@latest"]}
+    LOADS.clear()
+    AWAY.clear()
+    async with replica_of(Shops) as replica:
+        await replica._models.warm(models, 60)
+        assert sorted(LOADS) == ["shop@2", "shop@3"]
+        welcome = await RawRouter(replica).first_of(Welcome)
+        assert sorted(welcome.loaded) == ["shop@2", "shop@3", "shop@latest", "shop@stable"]
+        STORE["shop@stable"] = STORE["shop@latest"] = "shop@4"
+        await asyncio.sleep(20)
+        assert not replica.holds("shop@3")  # that it was taken over is no use of its name
 
 
 @in_virtual_time

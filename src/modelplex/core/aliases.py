@@ -27,6 +27,9 @@ from modelplex.core.backoff import Backoff
 # Aliases that are known at a time, besides those that are pinned; and as many ids that stand for themselves.
 ALIASES_MAX = 1024
 
+# For at least so long an id is believed to stand for itself: until whoever asked has begun to load it.
+BELIEVED_S = 1.0
+
 # An alias is no longer in use when nobody has asked for it for so many intervals between two looks at it.
 UNUSED_INTERVALS = 10
 
@@ -260,7 +263,7 @@ class Aliases:
         alias = self._aliases.get(name)
         if alias is None:
             if version == name:
-                _put(self._versions, name, now + self._interval_s, self._aliases_max)
+                _put(self._versions, name, now + max(BELIEVED_S, self._interval_s), self._aliases_max)
                 return []
             return self._learn(name, version, now)
         self._watch(alias, now)

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from modelplex import config, errors
@@ -95,6 +95,46 @@ class AliasedModels:
         return self._cache.measured(self._aliases.leads_to(model_id))
 
 
+class Resolver:
+    """Asks the user's function what ids stand for: so many at a time, each within its time.
+
+    Args:
+        ask: asks it.
+    """
+
+    def __init__(self, ask: Callable[[str], Awaitable[str]]) -> None:
+        self._ask = ask
+        self._may_ask = asyncio.Semaphore(config.RESOLVES_MAX)
+        self.tasks: set[asyncio.Task[str]] = set()
+
+    async def resolve(self, name: str) -> str:
+        """What it says. Raises what it raises. A thread that does not end in time keeps its place until it does."""
+        call = asyncio.get_running_loop().create_task(self._call(name))
+        self.tasks.add(call)
+        call.add_done_callback(self._over)
+        try:
+            await asyncio.wait([call], timeout=config.RESOLVE_TIMEOUT_S)
+            if not call.done():
+                raise TimeoutError(f"resolve took longer than {config.RESOLVE_TIMEOUT_S} s")
+            if call.cancelled():
+                raise RuntimeError("resolve was cancelled by its own code")
+            return call.result()
+        finally:
+            call.cancel()
+
+    async def _call(self, name: str) -> str:
+        async with self._may_ask:
+            try:
+                return await self._ask(name)
+            except SystemExit as error:  # the user's code may raise anything, and a task would end the loop with it
+                raise RuntimeError("resolve raised SystemExit") from error
+
+    def _over(self, call: "asyncio.Task[str]") -> None:
+        self.tasks.discard(call)
+        if not call.cancelled():
+            call.exception()  # its reader may have left
+
+
 class AliasWatch:
     """Finds out what ids stand for, and moves aliases to new versions when these are loaded.
 
@@ -124,8 +164,7 @@ class AliasWatch:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}  # who waits until an id is resolved
         self._resolves: dict[str, asyncio.Task[str]] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}  # of versions, on behalf of nobody
-        self._calls: set[asyncio.Task[str]] = set()
-        self._may_call = asyncio.Semaphore(config.RESOLVES_MAX)
+        self._resolver = Resolver(cached.resolve)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._closed = False
@@ -156,6 +195,17 @@ class AliasWatch:
                 if model_id not in self._core:  # or whoever invents ids and leaves at once would fill the line
                     self._resolves[model_id].cancel()
 
+    async def versions_of(self, model_ids: Iterable[str], timeout_s: float) -> list[str]:
+        """The versions that these ids stand for, each once; those left out that cannot be found in the time."""
+        finds = {model_id: self._run(self.find(model_id)) for model_id in model_ids}
+        if finds:
+            await asyncio.wait(finds.values(), timeout=timeout_s)
+        for find in finds.values():
+            find.cancel()
+        await asyncio.gather(*finds.values(), return_exceptions=True)
+        found = [name for name, find in finds.items() if not find.cancelled() and find.exception() is None]
+        return list(dict.fromkeys(map(self._core.leads_to, found)))
+
     def granted(self, model_id: str, version: str) -> None:
         """A request for the id holds the version."""
         if commands := self._core.granted(model_id, version, self._loop.time()):
@@ -178,7 +228,7 @@ class AliasWatch:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._resolves.values(), *self._loads.values(), *self._calls]
+        tasks = [*self._resolves.values(), *self._loads.values(), *self._resolver.tasks]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -190,7 +240,7 @@ class AliasWatch:
         for command in () if self._closed else commands:
             match command:
                 case aliases.Resolve(alias):
-                    resolve = self._resolves[alias] = self._run(self._resolve(alias))
+                    resolve = self._resolves[alias] = self._run(self._resolver.resolve(alias))
                     resolve.add_done_callback(functools.partial(self._resolved, alias))
                 case aliases.Load(version):
                     self._loads[version] = self._run(self._load(version))
@@ -232,28 +282,6 @@ class AliasWatch:
         self._perform(self._core.tick(self._loop.time()))
 
     # Resolving
-
-    async def _resolve(self, name: str) -> str:
-        """What the user's function says, within its time. A thread that does not end keeps its place."""
-        call = self._loop.create_task(self._call(name))
-        self._calls.add(call)
-        call.add_done_callback(self._call_over)
-        try:
-            await asyncio.wait([call], timeout=config.RESOLVE_TIMEOUT_S)
-            if not call.done():
-                raise TimeoutError(f"resolve took longer than {config.RESOLVE_TIMEOUT_S} s")
-            return call.result()
-        finally:
-            call.cancel()
-
-    async def _call(self, name: str) -> str:
-        async with self._may_call:
-            return await self._cached.resolve(name)
-
-    def _call_over(self, call: "asyncio.Task[str]") -> None:
-        self._calls.discard(call)
-        if not call.cancelled():
-            call.exception()  # its reader may have left
 
     def _resolved(self, name: str, resolve: "asyncio.Task[str]") -> None:
         del self._resolves[name]
@@ -310,6 +338,8 @@ class AliasWatch:
         if self._cached.cache.models_max == 1:
             return kept  # there is room for it nowhere else
         for old in {self._core.leads_to(alias) for alias in self._core.names_of(version)} - {version}:
+            if not self._cached.cache.holds(old):
+                continue
             ticket, answer = self._cached.ask(old, None)
             if isinstance(answer, Start):
                 kept.append(ticket)

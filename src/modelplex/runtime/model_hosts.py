@@ -63,9 +63,10 @@ class ModelHosts:
         return list({model_id for host in hosts for model_id in (*host.cache.resident, *host.cache.loading)})
 
     @property
-    def aliases(self) -> dict[str, str]:
-        """Which model each known alias leads to."""
-        return {alias: model_id for host in self._hosts.values() for alias, model_id in host.aliases.items()}
+    def aliases(self) -> dict[str, dict[str, str]]:
+        """By loader, by an empty name if there is only one: which model each known alias leads to."""
+        sole = self._sole is not None
+        return {"" if sole else host.name: aliases for host in self._hosts.values() if (aliases := host.aliases)}
 
     def has(self, model_id: str) -> bool:
         """Whether this is the id of a model itself that is here, rather than an alias."""

@@ -70,9 +70,12 @@ class ModelHost:
         wanted += [(model_id, False) for model_id in self._options.preload if model_id not in self._options.pinned]
         await asyncio.gather(*(self._keep(model_id, pinned=pinned) for model_id, pinned in wanted))
 
-    async def _keep(self, model_id: str, *, pinned: bool) -> None:
+    async def _keep(self, model_id: str, *, pinned: bool, is_version: bool = False) -> None:
         try:
-            _, ticket = await self._lease(model_id, None)
+            if is_version:
+                ticket = await self._acquire(model_id, None)
+            else:
+                _, ticket = await self._lease(model_id, None)
         except errors.ModelplexError as error:
             log.error("Model '%s' could not be loaded ahead of demand: %s", model_id, error)
             return
@@ -86,20 +89,24 @@ class ModelHost:
         if alias not in self._options.pinned:
             return
         before = self._pinned.pop(alias, None)
-        ticket, answer = self._cached.ask(version, None)
-        if isinstance(answer, Start):
-            self._pinned[alias] = ticket
-        else:  # it was never loaded, nor was the one before
-            self._cached.give_up(ticket)
+        if self.cache.holds(version):
+            ticket, answer = self._cached.ask(version, None)
+            if isinstance(answer, Start):
+                self._pinned[alias] = ticket
+            else:
+                self._cached.give_up(ticket)
+        if alias not in self._pinned:  # as when it was never loaded, nor the one before
             self._cached.run(self._keep(alias, pinned=True))
         if before is not None:
             self._cached.release(before)
 
     async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
         """Load these, the first ones if not all have room. Returns when they are loaded, or the time is over."""
+        if self._watch is not None:
+            model_ids = await self._watch.versions_of(model_ids, timeout_s)
         room = self.cache.room
-        wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)]
-        if loads := [self._cached.run(self._keep(model_id, pinned=False)) for model_id in wanted[:room]]:
+        wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)][:room]
+        if loads := [self._cached.run(self._keep(model_id, pinned=False, is_version=True)) for model_id in wanted]:
             await asyncio.wait(loads, timeout=timeout_s)
 
     @property
