@@ -242,6 +242,9 @@ class ModelHost:
                 while (version := self._watch.choose(model_id)) is None:
                     await self._watch.find(model_id)
                 model_id = version
+        except errors.ModelplexError:
+            return  # the request itself will hear of it
+        try:
             if await self._cached.exists(model_id):
                 self._want(model_id)
         except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
