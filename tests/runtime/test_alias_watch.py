@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -92,8 +93,10 @@ class World:
         try:
             model: str = await self.host.get(model_id, request)
             self.in_use[model] += 1
-            await asyncio.sleep(use_s)
-            self.in_use[model] -= 1
+            try:
+                await asyncio.sleep(use_s)
+            finally:
+                self.in_use[model] -= 1
             return model
         finally:
             request.end()
@@ -629,3 +632,63 @@ def test_a_plain_function_that_hangs_takes_no_more_than_its_share_of_threads() -
         return world.host._watch.choose("fast") or ""
 
     asyncio.run(main(check))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_traffic(seed: int) -> None:
+    """Aliases move, versions break, the store goes away, callers leave, room is short: what routers hear is so, models
+    in use stay, and a request for an alias fails only if none of its versions has ever been loaded."""
+    rng = random.Random(seed)
+    names, versions = ["a@x", "b@x", "c@x"], ["a@1", "a@2", "a@3", "a@4"]
+
+    @in_virtual_time
+    async def main() -> None:
+        pinned = rng.choice([(), ("a@x",)])
+        world = World(
+            {name: rng.choice(versions[:2]) for name in names},
+            models_max=rng.choice([1 + len(pinned), 2, 3, -1]),
+            idle_ttl_s=rng.choice([None, 20.0]),
+            pinned=pinned,
+            eviction=rng.choice(["lru", "gdsf"]),
+        )
+        await world.host.start()
+        seen: set[str] = set()
+        failed: list[str] = []
+
+        async def request() -> None:
+            name = rng.choice([*names, *versions])
+            try:
+                seen.add(f"{name} {await world.get(name, use_s=rng.choice([0.0, 0.5, 8.0]))}")
+            except errors.ModelLoadError as error:
+                if name in names and any(one.startswith(f"{name} ") for one in seen):
+                    failed.append(f"{name}: {error!r}")
+
+        requests: list[asyncio.Task[None]] = []
+        for _ in range(150):
+            requests.append(asyncio.create_task(request()))
+            await asyncio.sleep(rng.choice([0.0, 0.1, 1.0, 3.0]))
+            match rng.randrange(20):
+                case 0 | 1:
+                    world.store[rng.choice(names)] = rng.choice(versions)
+                case 2:
+                    world.broken = {rng.choice(versions)} - {one.split()[1] for one in seen}
+                case 3:
+                    world.away = rng.choice([None, ConnectionError()])
+                case 4:
+                    rng.choice(requests).cancel()
+                case 5:
+                    world.resolve_s = rng.choice([0.0, 0.0, 2.0])
+            world.agrees()
+        world.away = None
+        await asyncio.gather(*requests, return_exceptions=True)
+        await asyncio.sleep(100)
+        world.agrees()
+        assert failed == []
+        await world.host.close()
+        assert world.host.cache.resident == world.host.cache.loading == []
+        loaded = Counter(one.removeprefix("loaded ") for one in world.said.said if one.startswith("loaded "))
+        for version in versions:
+            assert world.unloads.count(version) == loaded[version]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    main()

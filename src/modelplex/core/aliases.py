@@ -344,9 +344,9 @@ class Aliases:
     # Decisions
 
     def _choice(self, alias: _Alias) -> str:
-        if alias.current == alias.wanted or alias.retry_at is not None or self._models.keeps(alias.current):
-            return alias.current
-        return alias.wanted
+        if alias.current == alias.wanted or self._models.holds(alias.wanted):
+            return alias.wanted
+        return alias.current if alias.retry_at is not None or self._models.keeps(alias.current) else alias.wanted
 
     def _pursue(self, alias: _Alias, now: float) -> list[Command]:
         """Bring the alias nearer to what it stands for."""
