@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import IO
 from unittest import mock
 
 import aioboto3
@@ -24,15 +23,31 @@ def s3_server(bucket: str, objects: dict[str, bytes]) -> Iterator[None]:
 
     Code in this process and processes that are started in the block find it as they would find Amazon's.
     """
+    with moto_server() as url, aws_environment(url):
+        asyncio.run(_fill(bucket, objects))
+        yield
+
+
+@contextlib.contextmanager
+def moto_server() -> Iterator[str]:
+    """Run moto's server in a process of its own until the end of the block; its URL."""
+    with server_process("-m", "moto.server", "-H", "127.0.0.1", "-p", ready="/moto-api/") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def server_process(*arguments: str, ready: str = "/") -> Iterator[str]:
+    """Run `python *arguments <port>` until the end of the block, and wait until it answers at `ready`; its URL."""
     url = f"http://127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
+    command = [sys.executable, *arguments, url.rpartition(":")[2]]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            _wait_for_answer(f"{url}/moto-api/", process, log)
-            with _environment(url):
-                asyncio.run(_fill(bucket, objects))
-                yield
+            if not _answers(url + ready, process):
+                log.seek(0)
+                written = log.read().decode(errors="replace")
+                raise AssertionError(f"python {' '.join(arguments)} does not answer. It wrote:\n{written}")
+            yield url
         finally:
             process.kill()
             process.wait(timeout=30)
@@ -45,19 +60,19 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for_answer(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+def _answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             httpx.get(url, timeout=START_TIMEOUT_S, trust_env=False)
-            return
+            return True
         time.sleep(0.05)
-    log.seek(0)
-    raise AssertionError(f"moto's server does not answer. It wrote:\n{log.read().decode(errors='replace')}")
+    return False
 
 
 @contextlib.contextmanager
-def _environment(url: str) -> Iterator[None]:
+def aws_environment(url: str) -> Iterator[None]:
+    """The variables that an AWS user sets lead to the server at this URL, and no others are set."""
     variables = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "testing",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from modelplex.errors import DiskCacheFullError, StoreError
+from modelplex.errors import DiskCacheFullError, StoreError, UnsafeModelFileError
 from modelplex.stores import entry as entries
 from modelplex.stores.entry import Entry
 from modelplex.stores.source import FileChangedError, RemoteFile
@@ -44,6 +44,8 @@ STALLED_S = 300.0
 DECIDE_S = 60.0
 
 _TRASH = "trash-"
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # For all caches of this process; what they do in them is short, or writes a few MiB.
 _threads = ThreadPoolExecutor(16, thread_name_prefix="modelplex-store")
@@ -124,7 +126,7 @@ class DiskCache:
                     await self._in_thread(lambda: self._remove(path))
                     raise
                 except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    if error.errno not in _DISK_FULL:
                         raise
                     await self._make_room_on_disk(entry, error)
                 finally:
@@ -158,8 +160,7 @@ class DiskCache:
                 with contextlib.closing(entry):
                     if entry.matches():
                         return False
-                    log.warning("Dropped %s from the disk cache: its content has changed since it was fetched.", place)
-                    self._remove(place)
+                    self._drop(entry)
             return True
 
         return await self._in_thread(check)
@@ -196,8 +197,7 @@ class DiskCache:
                 entry.touch()
                 return entry
             if entry.complete:
-                log.warning("Dropped %s from the disk cache: its content has changed since it was fetched.", path)
-                self._remove(path)
+                self._drop(entry)
                 entry.close()
                 return None
             if entry.lock_exclusively() and not entry.complete:
@@ -221,15 +221,26 @@ class DiskCache:
             held_bytes = sum(size for _, _, size in self._listing())
             if not self._evict(held_bytes + wanted_bytes - self.bytes_max):
                 return False
-            path.mkdir()
+            self._make(path, wanted_bytes)
         return True
+
+    def _make(self, path: Path, wanted_bytes: int) -> None:
+        for evicts in (True, False):
+            try:
+                path.mkdir(0o755)
+                return
+            except OSError as error:
+                if error.errno not in _DISK_FULL:
+                    raise
+                if not evicts or not self._evict(wanted_bytes):
+                    raise self._disk_is_full(wanted_bytes, error) from error
 
     def _evict(self, excess_bytes: int) -> bool:
         """Remove models that nobody uses, the least recently used first, until so much is free. Whether that is so."""
         for _, path, size_bytes in sorted(self._listing()):
             if excess_bytes <= 0:
                 break
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, UnsafeModelFileError):
                 entry = Entry.open(path, exclusively=True)
                 if entry is None:
                     continue
@@ -239,6 +250,13 @@ class DiskCache:
                         self._remove(path)
                         excess_bytes -= size_bytes
         return excess_bytes <= 0
+
+    def _drop(self, entry: Entry) -> None:
+        """Remove an entry that is damaged. Others have it as well, and may have fetched it anew by now."""
+        with self._deciding():
+            if entry.is_there():
+                log.warning("Dropped %s from the disk cache: its content has changed since it was fetched.", entry.path)
+                self._remove(entry.path)
 
     def _remove(self, path: Path) -> None:
         """Take an entry away, in one step for everybody else."""
@@ -255,6 +273,8 @@ class DiskCache:
                 shutil.rmtree(item.path, ignore_errors=True)
             elif (size_bytes := entries.reserved_bytes(item.name)) is not None:
                 with contextlib.suppress(FileNotFoundError):
+                    if not item.is_dir(follow_symlinks=False):
+                        continue  # nobody's entry, whatever its name
                     used = item.stat(follow_symlinks=False).st_mtime_ns
                     found.append((used, Path(item.path), size_bytes))
         return found
@@ -292,11 +312,14 @@ class DiskCache:
 
         if await self._in_thread(evict) <= 0:
             await self._in_thread(lambda: self._remove(entry.path))
-            raise DiskCacheFullError(
-                f"The disk of {self.folder} is full: {needed_bytes:,} bytes for a model are not to be had, and nothing "
-                f"else in the cache can go. ({error})",
-                retry_after_s=ROOM_WAIT_S,
-            ) from error
+            raise self._disk_is_full(needed_bytes, error) from error
+
+    def _disk_is_full(self, needed_bytes: int, error: OSError) -> DiskCacheFullError:
+        return DiskCacheFullError(
+            f"The disk of {self.folder} is full: {needed_bytes:,} bytes for a model are not to be had, and nothing "
+            f"else in the cache can go. ({error})",
+            retry_after_s=ROOM_WAIT_S,
+        )
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         result: T = await in_thread(_threads, call)

@@ -2,7 +2,7 @@
 
     <cache>/<key>-<content>-<bytes>/     locked with flock: exclusively to fill or remove it, shared to use it
         partial/ …                       the files while they arrive
-        blocks-<boot>                    which blocks have arrived since the machine started, a line each
+        blocks-<bytes>-<boot>            which blocks of that size have arrived since the machine started, a line each
         checks.json                      what the files have to be, written before the next step
         files/ …                         `partial/`, renamed: from here on the entry is complete
 
@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,8 @@ BLOCK_BYTES = 4 * 2**20
 _UNIT_BYTES = 4096
 
 _NAME = re.compile(r"([0-9a-f]{24})-([0-9a-f]{24})-(\d+)")
-_LINE = re.compile(r"(\d+) (\d+) (\d+)")
+# Begins a line itself, and has an end: one that was cut off counts for nothing, and spoils none that follows.
+_LINE = re.compile(r"(\d+) (\d+) (\d+);")
 
 FILES = "files"
 _PARTIAL = "partial"
@@ -81,7 +83,10 @@ class Entry:
 
     @classmethod
     def open(cls, path: Path, *, exclusively: bool = False) -> "Entry | None":
-        """The entry; None if somebody has it locked otherwise. Raises FileNotFoundError if there is none."""
+        """The entry; None if somebody has it locked otherwise.
+
+        Raises FileNotFoundError if there is none, `UnsafeModelFileError` if somebody else has put something there.
+        """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
@@ -91,6 +96,10 @@ class Entry:
                 f"{path} is a link, or no folder: somebody else writes into this cache."
             ) from error
         entry = cls(path, fd)
+        found = os.fstat(fd)
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+            entry.close()
+            raise UnsafeModelFileError(f"{path} belongs to another user, or anybody may write there.")
         if entry._lock(fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH):
             return entry
         entry.close()
@@ -109,7 +118,10 @@ class Entry:
             fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Whoever had it before may have removed or renamed it.
+        return self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether this is what its path leads to; it may have been removed, and made anew."""
         with contextlib.suppress(FileNotFoundError):
             mine, there = os.fstat(self._fd), os.stat(self.path, follow_symlinks=False)
             return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
@@ -147,7 +159,8 @@ class Entry:
 
     def touch(self) -> None:
         """It is used: of all entries the one whose last use is longest ago goes first."""
-        os.utime(self._fd)
+        with contextlib.suppress(OSError):  # a disk that is only for reading: nothing goes there
+            os.utime(self._fd)
 
     def is_whole(self) -> bool:
         """Whether the files of a complete entry are what was fetched; read anew if they seem to have been touched.
@@ -159,6 +172,8 @@ class Entry:
             files = [(str(f["path"]), int(f["size_bytes"]), list(f["crc32"]), f["seen"]) for f in checks["files"]]
         except (OSError, ValueError, KeyError, TypeError):
             return False
+        if not files:
+            return False
         touched = [(p, size, crcs) for p, size, crcs, seen in files if self._seen(p) != seen]
         if checks.get("boot") != boot_id():  # a crash of the machine may have lost what was not written to the disk yet
             touched = [(p, size, crcs) for p, size, crcs, _ in files]
@@ -166,7 +181,8 @@ class Entry:
             return True
         if not all(self._matches(path, size, crcs) for path, size, crcs in touched):
             return False
-        self._write_checks([(path, size, crcs) for path, size, crcs, _ in files], FILES)
+        with contextlib.suppress(OSError):  # a disk that is only for reading: they are read each time
+            self._write_checks([(path, size, crcs) for path, size, crcs, _ in files], FILES)
         return True
 
     def matches(self) -> bool:
@@ -189,16 +205,16 @@ class Entry:
     def _seen(self, path: str, below: str = FILES) -> list[int] | None:
         try:
             with self._open(below, path) as fd:
-                stat = os.fstat(fd)
+                found = os.fstat(fd)
         except FileNotFoundError:
             return None
-        return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        return [found.st_size, found.st_mtime_ns, found.st_ino]
 
     # Filling it
 
     def partial(self, file: RemoteFile) -> Path:
         """Where a file is written while it arrives; its folder exists from now on."""
-        path = self.path / _PARTIAL / file.path
+        path = self._inside(_PARTIAL, file.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -235,16 +251,15 @@ class Entry:
         """The checksums of the blocks that have arrived, by block, by number of the file."""
         arrived: dict[int, dict[int, int]] = {}
         with contextlib.suppress(FileNotFoundError):
-            for line in self._blocks_file.read_text(errors="replace").splitlines(keepends=True):
-                # A crash may have cut off the last line.
-                if (found := _LINE.fullmatch(line.rstrip("\n"))) and line.endswith("\n"):
+            for line in self._blocks_file.read_text(errors="replace").splitlines():
+                if found := _LINE.fullmatch(line):
                     number, block, crc = map(int, found.groups())
                     arrived.setdefault(number, {})[block] = crc
         return arrived
 
     @property
     def _blocks_file(self) -> Path:
-        return self.path / f"{_BLOCKS}{boot_id()}"
+        return self.path / f"{_BLOCKS}{BLOCK_BYTES}-{boot_id()}"
 
     def finish(self, files: Sequence[RemoteFile]) -> None:
         """All files have arrived: from now on the entry is complete."""
@@ -286,16 +301,19 @@ class Entry:
     @contextlib.contextmanager
     def _open(self, below: str, path: str) -> Iterator[int]:
         """A descriptor of one of the files. `UnsafeModelFileError` if a link is on the way."""
+        fd = os.open(self._inside(below, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _inside(self, below: str, path: str) -> Path:
         place = self.path
         for part in (below, *PurePosixPath(path).parts):
             place = place / part
             if place.is_symlink():
                 raise UnsafeModelFileError(f"{place} is a symbolic link: somebody else writes into this cache.")
-        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return place
 
 
 class Writer:
@@ -320,7 +338,9 @@ class Writer:
                 written = os.pwrite(self._fd, piece, at)
                 piece, at = piece[written:], at + written
             if at == block_end:
-                os.write(self._blocks_fd, b"%d %d %d\n" % (self._number, block, self._crc))
+                line = b"\n%d %d %d;" % (self._number, block, self._crc)
+                if os.write(self._blocks_fd, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._crc = 0
                 yield block
 
