@@ -14,7 +14,7 @@ ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
     {"context", "config_file"},
-    {"response", "metrics", "loaded", "threads"},
+    {"response", "metrics", "loaded", "threads", "weights"},
     {"multiplex", "handle", "batching", "ingress", "loaders", "stores", "skeletons", "adapters"},
     {"deployment", "observe"},
     {"applications"},

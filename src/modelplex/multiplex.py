@@ -8,7 +8,7 @@ from typing import Any, ClassVar, overload
 from weakref import WeakSet
 
 from modelplex import context
-from modelplex.config import MAX_NUM_MODELS_PER_REPLICA, UNLIMITED, CacheOptions, parse_bytes
+from modelplex.config import MAX_NUM_MODELS_PER_REPLICA, RESOLVE_INTERVAL_S, UNLIMITED, CacheOptions, parse_bytes
 from modelplex.core.eviction import EvictionPolicy
 
 _MARK = "__modelplex_loader__"
@@ -89,6 +89,8 @@ def multiplexed(
     pinned: Sequence[str] = ...,
     preload: Sequence[str] = ...,
     on_unload: Callable[[str, Any], Any] | None = ...,
+    resolve: Callable[[str], Any] | None = ...,
+    resolve_interval_s: float = ...,
 ) -> Callable[[Callable[..., Any]], GetModel]: ...
 
 
@@ -108,6 +110,8 @@ def multiplexed(
     pinned: Sequence[str] = (),
     preload: Sequence[str] = (),
     on_unload: Callable[[str, Any], Any] | None = None,
+    resolve: Callable[[str], Any] | None = None,
+    resolve_interval_s: float = RESOLVE_INTERVAL_S,
 ) -> Any:
     """Decorate the function or method that loads a model, so that calling it answers with the model from a cache.
 
@@ -143,6 +147,8 @@ def multiplexed(
         pinned=pinned,
         preload=preload,
         on_unload=on_unload,
+        resolve=resolve,
+        resolve_interval_s=resolve_interval_s,
     )
     decorate = functools.partial(_decorate, options=options)
     return decorate if func is None else decorate(func)

@@ -917,3 +917,64 @@ def test_what_was_not_commanded_cannot_have_happened(model_id: str) -> None:
     for name in ends.keys() - legal.get(model_id, set()):
         with pytest.raises(RuntimeError, match="is not"):
             ends[name]()
+
+
+# Retired models
+
+
+def test_a_retired_model_goes_at_once_if_it_is_idle_and_else_with_its_last_lease() -> None:
+    cache = make(3)
+    keep(cache, "idle")
+    hold(cache, 1, "used")
+    assert cache.retire("idle", NOW) == [Unload("idle")]
+    assert cache.retire("used", NOW) == []
+    assert cache.holds("used")
+    assert cache.release(1, NOW) == [Unload("used")]
+    assert (cache.retire("unknown", NOW), cache.retire("used", NOW)) == ([], [])
+
+
+def test_a_retired_model_that_is_asked_for_again_stays() -> None:
+    cache = make(3)
+    hold(cache, 1, "a")
+    assert cache.retire("a", NOW) == []
+    assert cache.acquire(2, "a", None, NOW) == [warm(2, "a")]
+    assert cache.release(1, NOW) == cache.release(2, NOW) == []
+    assert cache.resident == ["a"]
+
+
+def test_a_model_that_is_retired_while_it_loads_serves_who_waits_and_goes() -> None:
+    cache = make(3)
+    assert cache.acquire(1, "a", None, NOW) == [Load("a")]
+    assert cache.retire("a", NOW) == []
+    assert cache.loaded("a", 1, NOW) == [Grant(1, "a", Start.COLD)]
+    assert cache.release(1, NOW) == [Unload("a")]
+    cache.unloaded("a", NOW)
+    assert cache.acquire(2, "a", None, NOW) == [Load("a")]
+    assert cache.release(2, NOW) == []
+    assert cache.retire("a", NOW) == []
+    assert cache.loaded("a", 1, NOW) == [Unload("a")]
+
+
+def test_the_room_of_a_retired_model_goes_to_who_waits() -> None:
+    cache = make(1)
+    hold(cache, 1, "a")
+    assert cache.acquire(2, "b", "B", NOW) == []
+    assert cache.retire("a", NOW) == []
+    assert cache.release(1, NOW) == [Unload("a")]
+    assert cache.unloaded("a", NOW) == [Load("b")]
+
+
+def test_a_retired_model_goes_however_young_it_is() -> None:
+    cache = ModelCache(3, LRU(), Backoff(1.0, 60.0), min_residency_s=100.0)
+    keep(cache, "a")
+    assert cache.retire("a", NOW) == [Unload("a")]
+
+
+def test_what_is_being_unloaded_for_nobody_is_not_kept() -> None:
+    cache = make(1)
+    keep(cache, "a")
+    assert cache.keeps("a")
+    cache.retire("a", NOW)
+    assert (cache.knows("a"), cache.keeps("a"), cache.keeps("unknown")) == (True, False, False)
+    cache.acquire(1, "a", None, NOW)
+    assert cache.keeps("a")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf, isclose, log2
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -157,6 +158,7 @@ class Shell:
         self.answers = answers
         self.now = 0.0
         self.closed = False
+        self.retired: set[str] = set()  # models that are to go when nobody uses them
         self.waiting: dict[int, Ask] = {}
         self.leased: dict[int, Ask] = {}
         self.held: dict[str, Held] = {}
@@ -216,6 +218,7 @@ class Shell:
                     self._weights[model_id] = 0.0
             if hurried:
                 self._hurried[model_id] = self.now
+            self.retired.discard(model_id)
             self._use(model_id, share)
         commands = self.cache.acquire(ticket, model_id, owner, self.now, hurried=hurried, share=share)
         refused = [c for c in commands if isinstance(c, Reject) and c.why is not Why.OVERCOMMITTED]
@@ -243,6 +246,13 @@ class Shell:
         if not self._leases(ask.model_id):
             self._becomes_idle(ask.model_id)
         self._obey(Event("release"), self.cache.release(ticket, self.now))
+
+    def retire(self, model_id: str) -> None:
+        """It has been replaced by another."""
+        self._note("retire", model_id)
+        if model_id in self.held or model_id in self.queue:
+            self.retired.add(model_id)
+        self._obey(Event("retire", model_id), self.cache.retire(model_id, self.now))
 
     def loaded(self, model_id: str, size_bytes: int) -> None:
         self._note("loaded", model_id, size_bytes)
@@ -615,9 +625,10 @@ class Shell:
         else:
             is_past_its_ttl = self._event.name == "tick" and self._is_past_its_ttl(model_id)
             wanted = self._settling_is_short() or any(self._line()[1:])
-            must(wanted or self.closed or is_past_its_ttl, "a model is evicted only for one that waits for room")
-            must(self._is_old(model_id) or is_past_its_ttl, "a young model is not evicted")
-            chosen = is_past_its_ttl or self.closed or model_id in self._next_victims()
+            is_due = is_past_its_ttl or model_id in self.retired
+            must(wanted or self.closed or is_due, "a model is evicted only for one that waits for room")
+            must(self._is_old(model_id) or is_due, "a young model is not evicted")
+            chosen = is_due or self.closed or model_id in self._next_victims()
             must(chosen, "the policy chooses which model is evicted")
         self._is_busy_again(model_id)
         self.held[model_id] = Held.UNLOADING
@@ -744,6 +755,7 @@ class Shell:
             self._check_spared(passed)
         self._check_bytes()
         self._check_books()
+        self._check_retired()
         if self._event.ticket is not None:
             self._check_ticket(self._event.ticket)
         if self.inputs % NOW_AND_THEN == 0:
@@ -759,6 +771,13 @@ class Shell:
         if self.closed:
             must(not self.waiting, "nobody waits for a closed cache")
             must(not self._idle_since, "a closed cache unloads what is idle at once")
+
+    def _check_retired(self) -> None:
+        """What has been replaced does not stay for nobody; what has gone is as any other when it comes again."""
+        self.retired &= self.held.keys() | set(self.queue)
+        idle = self.retired.intersection(self._idle_since)
+        must(not idle, "what is retired is unloaded as soon as nobody uses it")
+        self.met["retired in use"] += bool(self.retired.intersection(self.models(Held.RESIDENT)))
 
     def _check_bytes(self) -> None:
         """1. All is within the budget but what turned out larger than expected, until it is paid for or gone."""
@@ -791,6 +810,11 @@ class Shell:
             must(
                 self.cache.knows(model_id) == (model_id in self.held or model_id in self.queue),
                 "what is here or waited for is known, and nothing else",
+            )
+            leaves = self.held.get(model_id) is Held.UNLOADING and not self._waiters(model_id)
+            must(
+                self.cache.keeps(model_id) == (self.cache.knows(model_id) and not leaves),
+                "what is here or waited for is kept, but for what is being unloaded and wanted by nobody",
             )
 
     def _check_questions(self) -> None:
@@ -903,6 +927,7 @@ def draw_habits(rng: random.Random) -> Habits:
             "load_failed": fails,
             "load_overdue": rng.choice([0, 1, 2]),
             "unloaded": rng.choice([1, 3]),
+            "retire": rng.choice([0, 0, 1]),
             "advance": rng.choice([1, 1, 4]),
             "tick": rng.choice([0, 1]),
         },
@@ -994,6 +1019,8 @@ def one_step(shell: Shell, rng: random.Random, action: str, habits: Habits, size
         invented = [model_id for model_id in loading if model_id.startswith("invented")]
         end = shell.load_failed if action == "load_failed" else shell.load_overdue
         end(rng.choice(invented or loading))
+    elif action == "retire":
+        shell.retire(rng.choice(habits.models))
     elif action == "unloaded" and unloading:
         shell.unloaded(rng.choice(unloading))
     elif action == "advance":
@@ -1031,6 +1058,8 @@ MET_PER_MILLE = {
     "load_failed": 10,
     "load_overdue": 5,
     "unloaded": 50,
+    "retire": 10,
+    "retired in use": 5,
     "tick": 10,
     "close": 5,
     "Load": 50,
@@ -1109,6 +1138,10 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def unloaded(self, data: st.DataObject) -> None:
         self.shell.unloaded(data.draw(st.sampled_from(self.shell.models(Held.UNLOADING))))
+
+    @rule(model_id=st.sampled_from(MODELS[:5]))
+    def retire(self, model_id: str) -> None:
+        self.shell.retire(model_id)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 10.0]))
     def advance(self, seconds: float) -> None:
@@ -1458,6 +1491,37 @@ class UnloadsTheLeasedAfterAWhile(ModelCache):
 # What models are worth
 
 
+class UnloadsWhatIsRetiredAtOnce(ModelCache):
+    def retire(self, model_id: str, now: float) -> list[Command]:
+        entry = self._shelf.entries.get(model_id)
+        if entry is None or entry.phase is not Phase.RESIDENT:
+            return super().retire(model_id, now)
+        return [self._allocator.evict(model_id), *self._allocator.make_room(now)]
+
+
+class KeepsTheRetired(ModelCache):
+    def retire(self, model_id: str, now: float) -> list[Command]:
+        commands = super().retire(model_id, now)
+        if (entry := self._shelf.entries.get(model_id)) is not None:
+            entry.retired = False
+        return commands
+
+
+class RetiresWhatIsAskedForAgain(ModelCache):
+    def acquire(self, ticket: int, model_id: str, owner: Hashable, now: float, **how: Any) -> list[Command]:
+        entry = self._shelf.entries.get(model_id)
+        retired = entry is not None and entry.retired
+        commands = super().acquire(ticket, model_id, owner, now, **how)
+        if entry is not None:
+            entry.retired = entry.retired or retired
+        return commands
+
+
+class KeepsWhatLeaves(ModelCache):
+    def keeps(self, model_id: str) -> bool:
+        return self.knows(model_id)
+
+
 class NeverAges(Learned):
     def used(self, known: Known) -> None:
         super().used(known)
@@ -1644,6 +1708,10 @@ BUGS: list[type] = [
     KeepsWhatIsIdleForTooLong,
     UnloadsWhatWasUsedAgain,
     UnloadsTheLeasedAfterAWhile,
+    UnloadsWhatIsRetiredAtOnce,
+    KeepsTheRetired,
+    RetiresWhatIsAskedForAgain,
+    KeepsWhatLeaves,
     NeverAges,
     ForgetsTheUsesOfWhatItEvicts,
     TrustsNobodyOnPopularity,

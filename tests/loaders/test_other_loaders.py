@@ -113,6 +113,22 @@ def test_a_booster_of_xgboost_answers_as_before(ending: str, tmp_path: Path) -> 
     assert '"nthread":"1"' in answer.model.save_config()
 
 
+@pytest.mark.parametrize("part", range(1, 40))
+def test_a_model_of_xgboost_that_is_cut_off_anywhere_does_not_hang(part: int, tmp_path: Path) -> None:
+    content = model_files.xgboost(tmp_path / "m.ubj").read_bytes()
+    (tmp_path / "m.ubj").write_bytes(content[: len(content) * part // 40])
+    with pytest.raises(InvalidModelFileError, match=r"'m\.ubj' is not a model of XGBoost as UBJSON, or it is cut off"):
+        boosters.load_xgboost(tmp_path / "m.ubj")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_the_end_of_a_model_of_xgboost_is_needed(cut: int, tmp_path: Path) -> None:
+    content = model_files.xgboost(tmp_path / "m.ubj").read_bytes()
+    (tmp_path / "m.ubj").write_bytes(content[:-cut])
+    with pytest.raises(InvalidModelFileError, match="cut off"):
+        boosters.load_xgboost(tmp_path / "m.ubj")
+
+
 def test_a_class_of_xgboost_is_what_was_saved(tmp_path: Path) -> None:
     before = xgboost.XGBClassifier(n_estimators=2).fit(model_files.ROWS, model_files.LABELS)
     before.save_model(tmp_path / "m.ubj")

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelplex.config.checks import UNLIMITED, check_int, check_model_id, check_seconds, load
-from modelplex.config.constants import EVICTION_POLICIES, MAX_NUM_MODELS_PER_REPLICA
+from modelplex.config.checks import UNLIMITED, check_int, check_model_id, check_number, check_seconds, load
+from modelplex.config.constants import EVICTION_POLICIES, MAX_NUM_MODELS_PER_REPLICA, RESOLVE_INTERVAL_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class CacheOptions:
         pinned: models that are loaded when a replica starts and never evicted.
         preload: models that are loaded when a replica starts.
         on_unload: plain or async; called with the id and the model before it is destroyed, once.
+        resolve: plain or async; says of a model id which version it stands for now: itself, if it is no alias.
+        resolve_interval_s: how often that is asked of each alias in use.
     """
 
     models_max: int = MAX_NUM_MODELS_PER_REPLICA
@@ -44,6 +46,8 @@ class CacheOptions:
     pinned: Sequence[str] = ()
     preload: Sequence[str] = ()
     on_unload: Callable[[str, Any], Any] | None = None
+    resolve: Callable[[str], Any] | None = None
+    resolve_interval_s: float = RESOLVE_INTERVAL_S
 
     def __post_init__(self) -> None:
         if not isinstance(self.models_max, int):
@@ -57,7 +61,8 @@ class CacheOptions:
         for option in ("load_timeout_s", "idle_ttl_s"):
             check_seconds(option, getattr(self, option), above_0=True)
         check_seconds("min_residency_s", self.min_residency_s, above_0=False)
-        for option in ("size_of", "model_exists", "on_unload"):
+        check_number("resolve_interval_s", self.resolve_interval_s, 0, above=True)
+        for option in ("size_of", "model_exists", "on_unload", "resolve"):
             if (hook := getattr(self, option)) is not None and not callable(hook):
                 raise TypeError(f"{option} must be a function, got {hook!r}.")
         if isinstance(self.eviction, str) and self.eviction not in EVICTION_POLICIES:

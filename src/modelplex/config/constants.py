@@ -52,6 +52,12 @@ ADMIN = "admin"
 # Models that one replica holds at a time for each loader, unless the loader says otherwise.
 MAX_NUM_MODELS_PER_REPLICA = 3
 
+# How often it is asked what an alias of a model stands for, how long the answer may take, and how many are asked for at
+# a time, so that a store that hangs does not take all threads.
+RESOLVE_INTERVAL_S = 10.0
+RESOLVE_TIMEOUT_S = 10.0
+RESOLVES_MAX = 8
+
 # A failed load is not tried again for this long at first, doubling with each failure up to the maximum.
 LOAD_BACKOFF_S = 0.5
 LOAD_BACKOFF_MAX_S = 60.0

@@ -28,6 +28,7 @@ class MultiplexingConfig:
         idle_ttl_s: a model that nobody has used for so long is unloaded.
         pinned: models that are loaded when a replica starts and never evicted.
         preload: models that are loaded when a replica starts.
+        resolve_interval_s: how often it is asked what each alias in use stands for.
 
     What is None is as the code says.
     """
@@ -41,6 +42,7 @@ class MultiplexingConfig:
     idle_ttl_s: float | None = None
     pinned: Sequence[str] | None = None
     preload: Sequence[str] | None = None
+    resolve_interval_s: float | None = None
 
     def __post_init__(self) -> None:
         self.over(CacheOptions())

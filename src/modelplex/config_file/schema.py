@@ -85,6 +85,7 @@ LIMITS: dict[type[Any], dict[str, dict[str, Any]]] = {
         "idle_ttl_s": _ABOVE_0,
         "pinned": _MODEL_IDS,
         "preload": _MODEL_IDS,
+        "resolve_interval_s": _ABOVE_0,
     },
     DeploymentConfig: {
         "name": {"pattern": "^[^#]+$"},

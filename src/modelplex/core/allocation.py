@@ -158,6 +158,8 @@ class Allocator:
                 entry.resident_since = now
                 self._idle.add(entry, now)
                 commands += self._grant_waiters(entry, now, just_loaded=True)
+                if entry.retired and not entry.leases:
+                    commands.append(self.evict(entry.model_id))
             elif not entry.waiters:
                 commands.append(self.evict(entry.model_id))  # nobody wants it any more
             elif not self._shelf.room_ahead().overdrawn:

@@ -81,6 +81,11 @@ class ModelCache:
         entry = self._shelf.entries.get(model_id)
         return entry is not None and entry.phase is Phase.RESIDENT
 
+    def keeps(self, model_id: str) -> bool:
+        """Whether the model is resident, loads, or is waited for."""
+        entry = self._shelf.entries.get(model_id)
+        return entry is not None and (entry.phase is not Phase.UNLOADING or bool(entry.waiters))
+
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is resident; None if it is not."""
         entry = self._shelf.entries.get(model_id)
@@ -146,6 +151,7 @@ class ModelCache:
             return [refusal]
         if entry is None:
             entry = self._shelf.add(model_id, self._learned.recall(model_id), now)
+        entry.retired = False
         self._learned.used(entry.known)
         if share:
             self._learned.told_share(entry.known, share)
@@ -169,9 +175,24 @@ class ModelCache:
             self._shelf.drop_waiter(ticket)
             return self._allocator.make_room(now)
         self._shelf.end_lease(ticket)
+        commands: list[Command] = []
         if not entry.leases:
             self._idle.add(entry, now)
-        return [] if self._allocator.calm else self._allocator.make_room(now)
+            if entry.retired:
+                commands.append(self._allocator.evict(entry.model_id))
+        return commands if self._allocator.calm else commands + self._allocator.make_room(now)
+
+    def retire(self, model_id: str, now: float) -> list[Command]:
+        """The model has been replaced: unload it when nobody uses it or waits for it, unless it is asked for again.
+
+        That it is young does not matter. Nothing happens if it is not here.
+        """
+        commands: list[Command] = []
+        if (entry := self._shelf.entries.get(model_id)) is not None:
+            entry.retired = True
+            if entry.phase is Phase.RESIDENT and not entry.leases:
+                commands.append(self._allocator.evict(model_id))
+        return commands + self._allocator.make_room(now)
 
     def loaded(self, model_id: str, size_bytes: int, now: float) -> list[Command]:
         """A load has ended well."""

@@ -50,6 +50,7 @@ class Entry:
     resident_since: float = 0.0
     idle_since: float | None = None
     evictable: bool = False  # it is idle, and old enough
+    retired: bool = False  # to be unloaded when nobody uses it, or waits for it, any more
     uses: int = 0
     granted_last: float = 0.0
 

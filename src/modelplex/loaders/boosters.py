@@ -4,6 +4,7 @@ Their size is that of the file, which is all that these libraries tell without m
 its `save_raw` makes). Measured: XGBoost takes 0.6 to 1.5 times its UBJSON, LightGBM 0.7 to 0.9 times its text.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,22 @@ def load_xgboost(path: Path, *, trusted: bool = False, threads: int = 1, model_c
         import xgboost
     file = model_file(path, ".ubj", ".json", trusted=trusted)
     with reading(file, "a model of XGBoost"):
+        _check_whole(file)
         model: Any = getattr(xgboost, model_class)()
         model.load_model(file)
         booster = model if model_class == "Booster" else model.set_params(n_jobs=threads).get_booster()
         booster.set_param({"nthread": threads})
     return Loaded(model, file.stat().st_size)
+
+
+def _check_whole(file: Path) -> None:
+    """XGBoost may never come back from UBJSON that is cut off. Keys are in order, and the last one is `version`."""
+    if file.suffix != ".json":
+        with file.open("rb") as opened:
+            opened.seek(-min(100, file.stat().st_size), os.SEEK_END)
+            end = opened.read()
+        if b"version" not in end or not end.endswith(b"}"):
+            raise InvalidModelFileError(f"'{file.name}' is not a model of XGBoost as UBJSON, or it is cut off.")
 
 
 def load_lightgbm(path: Path, *, trusted: bool = False, threads: int = 1) -> Loaded:

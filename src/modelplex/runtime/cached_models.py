@@ -45,6 +45,7 @@ class CachedModels:
     Attributes:
         models: those that are resident.
         cache: what decides; to be asked, not told.
+        context: variables for what runs on behalf of no request.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class CachedModels:
         self._timer: asyncio.Handle | None = None
         self._timer_at: float | None = None
         # Of no request: a timer would hold the variables of the one that set it, and with them perhaps a model.
-        self._context = contextvars.Context()
+        self.context = contextvars.Context()
         if context.in_replica():
-            self._context.run(context.set_replica, context.replica())
+            self.context.run(context.set_replica, context.replica())
         self._leaks = leaks
         self._leaks.watch(self.models)
 
@@ -81,17 +82,22 @@ class CachedModels:
         """Whether there is such a model, as far as can be known without loading it."""
         return await self._runner.exists(model_id)
 
+    async def resolve(self, model_id: str) -> str:
+        """The version that the id stands for now. Raises what the user's function raises."""
+        return await self._runner.resolve(model_id)
+
     def ask(
-        self, model_id: str, request: context.RequestContext | None
+        self, model_id: str, request: context.RequestContext | None, name: str = ""
     ) -> "tuple[int, cache.Start | asyncio.Future[cache.Start]]":
         """Ask for a lease: its ticket, and the answer, at once if the model is warm.
 
-        The future raises why there is no lease. Whoever waits for it no longer gives the ticket up.
+        The future raises why there is no lease. Whoever waits for it no longer gives the ticket up. `name` is what the
+        model was asked for by, if that is not its id.
         """
         ticket = next(self._tickets)
         owner = request.part_of or request if request is not None else None
         hurried = request is not None and request.waited
-        share = request.share if request is not None and request.model_id == model_id else 0.0
+        share = request.share if request is not None and request.model_id == (name or model_id) else 0.0
         commands = self.cache.acquire(ticket, model_id, owner, self._loop.time(), hurried=hurried, share=share)
         if commands and isinstance(grant := commands[0], cache.Grant) and grant.ticket == ticket:
             self._perform(commands[1:])
@@ -99,6 +105,23 @@ class CachedModels:
         answer = self._answers[ticket] = self._loop.create_future()
         self._perform(commands)
         return ticket, answer
+
+    async def load(self, model_id: str) -> int:
+        """The ticket of a lease on behalf of nobody, once the model is loaded. Raises why there is none."""
+        if model_id not in self.models and not await self.exists(model_id):
+            raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
+        ticket, answer = self.ask(model_id, None)
+        if not isinstance(answer, cache.Start):
+            try:
+                await answer
+            except asyncio.CancelledError:
+                self.give_up(ticket)
+                raise
+        return ticket
+
+    def retire(self, model_id: str) -> None:
+        """Unload the model as soon as nobody uses it, unless it is asked for again."""
+        self._perform(self.cache.retire(model_id, self._loop.time()))
 
     def release(self, ticket: int) -> None:
         """End a lease."""
@@ -153,7 +176,7 @@ class CachedModels:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._tick, context=self._context)
+        self._timer = None if at is None else self._loop.call_at(at, self._tick, context=self.context)
         self._timer_at = at
 
     def _tick(self) -> None:

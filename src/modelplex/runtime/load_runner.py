@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from modelplex import errors, loaded
-from modelplex.config import UNLIMITED
+from modelplex.config import UNLIMITED, check_model_id
 from modelplex.multiplex import Loader
 from modelplex.runtime.destroy import destroy
 from modelplex.runtime.sizes import process_bytes, told_bytes
@@ -103,6 +103,15 @@ class LoadRunner:
     async def exists(self, model_id: str) -> bool:
         """What `model_exists` says, or True if there is no such hook."""
         return self._options.model_exists is None or bool(await self.call(self._options.model_exists, model_id))
+
+    async def resolve(self, model_id: str) -> str:
+        """What `resolve` says. Raises what it raises, or TypeError or ValueError if that is no model id."""
+        if self._options.resolve is None:
+            return model_id
+        version = await self.call(self._options.resolve, model_id)
+        if not isinstance(version, str):
+            raise TypeError(f"resolve must answer with a model id (str), got {version!r} for {model_id!r}.")
+        return check_model_id(version)
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a hook of the user's: on the event loop if it is async, else in a thread."""

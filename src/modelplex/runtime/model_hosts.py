@@ -54,15 +54,33 @@ class ModelHosts:
         if len(hosts) == 1:
             hosts[0].prefetch(model_id)
 
+    # What the controller is told
+
+    @property
+    def models(self) -> list[str]:
+        """What is loaded or being loaded, each once, by whatever names it is asked for."""
+        hosts = self._hosts.values()
+        return list({model_id for host in hosts for model_id in (*host.cache.resident, *host.cache.loading)})
+
+    @property
+    def aliases(self) -> dict[str, dict[str, str]]:
+        """By loader, by an empty name if there is only one: which model each known alias leads to."""
+        sole = self._sole is not None
+        return {"" if sole else host.name: aliases for host in self._hosts.values() if (aliases := host.aliases)}
+
+    def has(self, model_id: str) -> bool:
+        """Whether this is the id of a model itself that is here, rather than an alias."""
+        return any(host.cache.knows(model_id) for host in self._hosts.values())
+
     # What routers are told
 
     @property
     def loaded(self) -> list[str]:
-        return list({model_id for host in self._hosts.values() for model_id in host.cache.resident})
+        return list({model_id for host in self._hosts.values() for model_id in host.loaded})
 
     @property
     def loading(self) -> list[str]:
-        return list({model_id for host in self._hosts.values() for model_id in host.cache.loading})
+        return list({model_id for host in self._hosts.values() for model_id in host.loading})
 
     @property
     def room(self) -> int | None:
@@ -98,18 +116,18 @@ class ModelHosts:
     def knows(self, model_id: str) -> bool:
         """Whether the model is loaded, being loaded, or waited for."""
         if self._sole is not None:
-            return self._sole.cache.knows(model_id)
-        return any(host.cache.knows(model_id) for host in self._hosts.values())
+            return self._sole.view.knows(model_id)
+        return any(host.view.knows(model_id) for host in self._hosts.values())
 
     def holds(self, model_id: str) -> bool:
         """Whether the model is loaded."""
         if self._sole is not None:
-            return self._sole.cache.holds(model_id)
-        return any(host.cache.holds(model_id) for host in self._hosts.values())
+            return self._sole.view.holds(model_id)
+        return any(host.view.holds(model_id) for host in self._hosts.values())
 
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is loaded; None if it is not."""
-        found = (host.cache.measured(model_id) for host in self._hosts.values())
+        found = (host.view.measured(model_id) for host in self._hosts.values())
         return next((measured for measured in found if measured is not None), None)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 from modelplex import context, errors
 from modelplex.core.cache import ModelCache, Start
 from modelplex.multiplex import Loader
+from modelplex.runtime.alias_watch import AliasedModels, AliasWatch
 from modelplex.runtime.cached_models import CachedModels, Publisher
 from modelplex.runtime.leak_watch import LeakWatch
 
@@ -33,7 +34,10 @@ class ModelHost:
     Attributes:
         used: whether a model was ever asked for.
         name: the loader's.
+        view: to be asked for models by the ids that requests name.
     """
+
+    view: AliasedModels | ModelCache
 
     def __init__(
         self,
@@ -46,11 +50,15 @@ class ModelHost:
         self.used = False
         self.name = loader.name
         self._options = loader.options
-        self._cached = CachedModels(loader, owner, threads, publish, leaks or LeakWatch())
+        named = None if self._options.resolve is None else AliasedModels(publish)
+        self._cached = CachedModels(loader, owner, threads, named or publish, leaks or LeakWatch())
+        self._named = named
+        self._watch = None if named is None else AliasWatch(self._cached, named, self._options, self._moved)
+        self.view = named or self._cached.cache
         self._models = self._cached.models
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
-        self._pinned: list[int] = []  # leases that end with the host
+        self._pinned: dict[str, int] = {}  # leases that end with the host, or move with their alias
 
     @property
     def cache(self) -> ModelCache:
@@ -62,40 +70,81 @@ class ModelHost:
         wanted += [(model_id, False) for model_id in self._options.preload if model_id not in self._options.pinned]
         await asyncio.gather(*(self._keep(model_id, pinned=pinned) for model_id, pinned in wanted))
 
-    async def _keep(self, model_id: str, *, pinned: bool) -> None:
+    async def _keep(self, model_id: str, *, pinned: bool, is_version: bool = False) -> None:
         try:
-            ticket = await self._acquire(model_id, None)
+            if is_version:
+                ticket = await self._acquire(model_id, None)
+            else:
+                _, ticket = await self._lease(model_id, None)
         except errors.ModelplexError as error:
             log.error("Model '%s' could not be loaded ahead of demand: %s", model_id, error)
             return
-        if pinned:
-            self._pinned.append(ticket)
+        if pinned and model_id not in self._pinned:
+            self._pinned[model_id] = ticket
         else:
             self._cached.release(ticket)
 
+    def _moved(self, alias: str, version: str) -> None:
+        """The alias leads to another version: if it is pinned, that one is from now on."""
+        if alias not in self._options.pinned:
+            return
+        before = self._pinned.pop(alias, None)
+        if self.cache.holds(version):
+            ticket, answer = self._cached.ask(version, None)
+            if isinstance(answer, Start):
+                self._pinned[alias] = ticket
+            else:
+                self._cached.give_up(ticket)
+        if alias not in self._pinned:  # as when it was never loaded, nor the one before
+            self._cached.run(self._keep(alias, pinned=True))
+        if before is not None:
+            self._cached.release(before)
+
     async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
         """Load these, the first ones if not all have room. Returns when they are loaded, or the time is over."""
+        if self._watch is not None:
+            model_ids = await self._watch.versions_of(model_ids, timeout_s)
         room = self.cache.room
-        wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)]
-        if loads := [self._cached.run(self._keep(model_id, pinned=False)) for model_id in wanted[:room]]:
+        wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)][:room]
+        if loads := [self._cached.run(self._keep(model_id, pinned=False, is_version=True)) for model_id in wanted]:
             await asyncio.wait(loads, timeout=timeout_s)
 
     @property
     def models_max(self) -> int:
         return self._options.models_max
 
+    # What routers and the controller are told
+
+    @property
+    def loaded(self) -> list[str]:
+        return self.cache.resident if self._named is None else self._named.loaded_ids
+
+    @property
+    def loading(self) -> list[str]:
+        return self.cache.loading if self._named is None else self._named.loading_ids
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Which model each known alias leads to."""
+        return {} if self._watch is None else self._watch.versions
+
     async def close(self) -> None:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
+        if self._watch is not None:
+            await self._watch.close()
         self._cached.close()
         while self._pinned:
-            self._cached.release(self._pinned.pop())
+            self._cached.release(self._pinned.popitem()[1])
         await self._cached.closed()
 
     # Leases
 
     async def get(self, model_id: str, request: context.RequestContext | None) -> Any:
         """The model, leased by the request until it ends; without a request, only looked up."""
-        ticket = await self._acquire(model_id, request)
+        if self._watch is None:
+            ticket = await self._acquire(model_id, request)
+        else:
+            model_id, ticket = await self._lease(model_id, request)
         model = self._models[model_id]
         if request is None or request.ended:
             self._cached.release(ticket)
@@ -106,20 +155,51 @@ class ModelHost:
     @contextlib.asynccontextmanager
     async def lease(self, model_id: str, request: context.RequestContext | None) -> AsyncIterator[Any]:
         """The model, leased for the time of a block."""
-        ticket = await self._acquire(model_id, request)
+        version, ticket = await self._lease(model_id, request)
         try:
-            yield self._models[model_id]
+            yield self._models[version]
         finally:
             self._cached.release(ticket)
 
-    async def _acquire(self, model_id: str, request: context.RequestContext | None) -> int:
-        """The ticket of a lease of the model; the request notes how it met it. Raises why there is none."""
+    async def _lease(self, model_id: str, request: context.RequestContext | None) -> tuple[str, int]:
+        """The version that the id stands for, and the ticket of a lease of it. Raises why there is none."""
+        if self._watch is None:
+            return model_id, await self._acquire(model_id, request)
+        while True:
+            if (version := self._watch.choose(model_id)) is None:
+                await self._found(model_id, request)
+                continue
+            try:
+                ticket = await self._acquire(version, request, model_id)
+            except errors.ModelLoadError as error:
+                if not self._watch.failed(model_id, version, error):
+                    raise
+            else:
+                self._watch.granted(model_id, version)
+                return version, ticket
+
+    async def _found(self, model_id: str, request: context.RequestContext | None) -> None:
+        """Return when it is known what the id stands for. That is part of what the request waits for its model."""
+        assert self._watch is not None
+        self.used = True
+        began = time.perf_counter()
+        try:
+            await self._watch.find(model_id)
+        finally:
+            if request is not None:
+                request.load_s += time.perf_counter() - began
+
+    async def _acquire(self, model_id: str, request: context.RequestContext | None, name: str = "") -> int:
+        """The ticket of a lease of the model; the request notes how it met it. Raises why there is none.
+
+        `name` is what the request calls it, if that is not its id.
+        """
         self.used = True
         began = time.perf_counter()
         try:
             if model_id not in self._models and not await self._cached.exists(model_id):
                 raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
-            ticket, answer = self._cached.ask(model_id, request)
+            ticket, answer = self._cached.ask(model_id, request, name)
             start = answer if isinstance(answer, Start) else await self._granted(model_id, ticket, answer, request)
         finally:
             if request is not None:
@@ -153,10 +233,17 @@ class ModelHost:
 
     def prefetch(self, model_id: str) -> None:
         """Have the model loaded, if there is such a model, on behalf of nobody."""
-        if model_id not in self._models:
+        if not self.view.holds(model_id):
             self._cached.run(self._prefetch(model_id))
 
     async def _prefetch(self, model_id: str) -> None:
+        try:
+            if self._watch is not None:
+                while (version := self._watch.choose(model_id)) is None:
+                    await self._watch.find(model_id)
+                model_id = version
+        except errors.ModelplexError:
+            return  # the request itself will hear of it
         try:
             if await self._cached.exists(model_id):
                 self._want(model_id)

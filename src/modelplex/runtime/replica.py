@@ -146,8 +146,8 @@ class Replica:
     # What the controller is told (upkeep.Subject)
 
     def load(self) -> messages.Load:
-        held = [*self._models.loaded, *self._models.loading]
-        return self._load.take([s.began for s in self._tasks], held, self._models.models_max, self._models.by_loader)
+        began, models = [s.began for s in self._tasks], self._models
+        return self._load.take(began, models.models, models.models_max, models.by_loader, models.aliases)
 
     # What requests need (serving.Host)
 
@@ -284,7 +284,8 @@ class Replica:
             self._broadcast(messages.ModelLoading(model_id, self._models.room, self.harm_s))
 
     def loaded(self, model_id: str, load_s: float) -> None:
-        self._load.loads.append((model_id, load_s))
+        if self._models.has(model_id):  # an alias of a model is no load of its own
+            self._load.loads.append((model_id, load_s))
         self._broadcast(messages.ModelLoaded(model_id, self._models.room, load_s, self.harm_s))
 
     def gone(self, model_id: str) -> None:

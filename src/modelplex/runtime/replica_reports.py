@@ -23,6 +23,7 @@ class _Replica:
     warmth: dict[str, float] = field(default_factory=dict)  # how much each of its models was used, of late more
     told_at: float = 0.0  # when that was so
     loaders: dict[str, list[str]] = field(default_factory=dict)
+    aliases: dict[str, list[str]] = field(default_factory=dict)
     leaks: messages.Leaks | None = None
 
     def fading(self, now: float) -> float:
@@ -55,7 +56,7 @@ class ReplicaReports:
         reload_s = sum(load_s for model_id, load_s in report.loads if self._is_reload(model_id))
         uses, left = report.uses, replica.fading(now)
         replica.warmth = {m: count + left * replica.warmth.get(m, 0.0) for m, count in uses.items()}
-        replica.told_at, replica.loaders = now, report.loaders
+        replica.told_at, replica.loaders, replica.aliases = now, report.loaders, report.aliases
         replica.load = ReplicaLoad(report.ongoing, uses, report.models_max, reload_s, now - replica.born)
         return replica.load
 
@@ -83,12 +84,18 @@ class ReplicaReports:
         return sum(replica.load.ongoing for replica in self._replicas.values())
 
     def models(self, name: str) -> dict[str, list[str]]:
-        """What a replica holds, by its loaders, what was used most of late first; if it has only one, by "" (empty)."""
+        """What a replica holds, by its loaders, what was used most of late first; if it has only one, by "" (empty).
+
+        After them come the aliases that they are asked for by.
+        """
         replica = self._replicas.get(name)
         if replica is None:
             return {}
         held = replica.loaders or {"": list(replica.warmth)}
-        return {loader: sorted(ids, key=lambda m: -replica.warmth.get(m, 0.0)) for loader, ids in held.items()}
+        found = {loader: sorted(ids, key=lambda m: -replica.warmth.get(m, 0.0)) for loader, ids in held.items()}
+        for loader, aliases in replica.aliases.items():
+            found.setdefault(loader, []).extend(aliases)
+        return found
 
     @property
     def loads(self) -> dict[str, ReplicaLoad]:

@@ -7,6 +7,7 @@ from typing import Any
 import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
 
 from modelplex import context as _context
+from modelplex.adapters import Adapters
 from modelplex.batching import batch
 from modelplex.config import HTTPOptions, LoggingConfig
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
@@ -17,10 +18,12 @@ from modelplex.ingress import ingress
 from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
 from modelplex.serve import metrics
+from modelplex.skeletons import SkeletonPool
 from modelplex.status import ServeStatus
 from modelplex.stores.model_store import FetchProgress, ModelStore
 
 __all__ = [
+    "Adapters",
     "Application",
     "Deployment",
     "DeploymentHandle",
@@ -32,6 +35,7 @@ __all__ = [
     "ReplicaContext",
     "RunTarget",
     "ServeStatus",
+    "SkeletonPool",
     "batch",
     "delete",
     "deployment",

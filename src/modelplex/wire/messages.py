@@ -358,7 +358,8 @@ class Load(_Message, tag=29):
 
     `ongoing` is the mean number of requests that ran, `uses` how many named each model that it holds (0 for one that
     none has), `loads` the models that it loaded with the seconds that each took, `models_max` how many it may hold, -1
-    for any number. If it has several loaders, `loaders` says which of them holds what.
+    for any number. If it has several loaders, `loaders` says which of them holds what. `aliases` are other names by
+    which requests ask for these, by loader, or by an empty name if there is only one.
     """
 
     ongoing: float
@@ -366,6 +367,7 @@ class Load(_Message, tag=29):
     loads: list[tuple[str, float]]
     models_max: int
     loaders: dict[str, list[str]] = {}
+    aliases: dict[str, list[str]] = {}
 
 
 class Waiting(_Message, tag=35):
