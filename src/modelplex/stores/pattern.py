@@ -24,8 +24,8 @@ class Pattern:
         fields = set(_FIELD.findall(text))
         if fields not in ({_ID}, {_PATH}):
             raise ValueError(
-                "A pattern has {model_id} or {model_id:path} in it, or {name} and {version}, and nothing else in braces; "
-                f"got {text!r}."
+                "A pattern has {model_id} or {model_id:path} in it, or {name} and {version}, and nothing else in "
+                f"braces; got {text!r}."
             )
         check_path("A pattern", text)
         self._text = text
