@@ -5,7 +5,7 @@ import contextvars
 import itertools
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -85,6 +85,10 @@ class CachedModels:
     async def resolve(self, model_id: str) -> str:
         """The version that the id stands for now. Raises what the user's function raises."""
         return await self._runner.resolve(model_id)
+
+    async def call(self, function: Callable[..., Any]) -> Any:
+        """Call a hook of the user's."""
+        return await self._runner.call(function)
 
     def ask(
         self, model_id: str, request: context.RequestContext | None, name: str = ""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,9 +66,23 @@ class ModelHost:
 
     async def start(self) -> None:
         """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
-        wanted = [(model_id, True) for model_id in self._options.pinned]
-        wanted += [(model_id, False) for model_id in self._options.preload if model_id not in self._options.pinned]
-        await asyncio.gather(*(self._keep(model_id, pinned=pinned) for model_id, pinned in wanted))
+        pinned, preload = self._options.pinned, self._options.preload
+        first = [*pinned, *(preload if isinstance(preload, Sequence) else ())]
+        await asyncio.gather(*(self._keep(model_id, pinned=model_id in pinned) for model_id in dict.fromkeys(first)))
+        if not isinstance(preload, Sequence):
+            await self._preload(preload)
+
+    async def _preload(self, list_models: Callable[[], Any]) -> None:
+        """Load what a function of the user's names, as long as there is room."""
+        try:
+            model_ids = await self._cached.call(list_models)
+        except Exception as error:  # the user's function may raise anything, and the replica can serve all the same
+            log.error("What is to be preloaded cannot be found out: %r", error, exc_info=error)
+            return
+        for model_id in model_ids:
+            if self.cache.room == 0:
+                return
+            await self._keep(model_id, pinned=False)
 
     async def _keep(self, model_id: str, *, pinned: bool, is_version: bool = False) -> None:
         try:
