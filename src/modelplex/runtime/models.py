@@ -57,7 +57,6 @@ class ModelHost:
         self.view = named or self._cached.cache
         self._models = self._cached.models
         self._loop = asyncio.get_running_loop()
-        self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
         self._pinned: dict[str, int] = {}  # leases that end with the host, or move with their alias
 
     @property
@@ -241,7 +240,7 @@ class ModelHost:
         if not answer.done():
             await asyncio.wait({answer}, timeout=max(0.0, deadline - self._loop.time()))
         if not answer.done():
-            self._want(model_id)
+            self._cached.want(model_id)
             rest_s = self.cache.rest_s(model_id, self._loop.time())
             raise errors.too_cold(model_id, max(COLD_RETRY_MIN_S, rest_s))
 
@@ -260,23 +259,6 @@ class ModelHost:
             return  # the request itself will hear of it
         try:
             if await self._cached.exists(model_id):
-                self._want(model_id)
+                self._cached.want(model_id)
         except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
             log.error("Whether there is a model '%s' cannot be found out: %r", model_id, error, exc_info=error)
-
-    def _want(self, model_id: str) -> None:
-        """Wait for the model on behalf of nobody, once for all who gave up: so it keeps its place in the queue."""
-        if model_id in self._wanted:
-            return
-        ticket, answer = self._cached.ask(model_id, None)
-        if isinstance(answer, Start):  # it has been loaded meanwhile
-            self._cached.release(ticket)
-            return
-        self._wanted.add(model_id)
-
-        def over(answer: "asyncio.Future[Start]") -> None:
-            self._wanted.discard(model_id)
-            if answer.exception() is None:
-                self._cached.release(ticket)
-
-        answer.add_done_callback(over)
