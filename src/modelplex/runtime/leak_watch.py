@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelplex.core.memory_growth import MemoryGrowth
+from modelplex.runtime.give_back import GiveBack
 from modelplex.runtime.sizes import process_bytes, told_bytes
 from modelplex.wire.messages import Leaks
 
@@ -102,24 +103,32 @@ class LeakWatch:
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._growth: MemoryGrowth | None = None
+        self._give_back: GiveBack | None = None
         self._tell: Callable[[Leaks], None] = lambda report: None
 
-    def follow(self, tell: Callable[[Leaks], None], growth: MemoryGrowth | None = None) -> None:
+    def follow(
+        self,
+        tell: Callable[[Leaks], None],
+        growth: MemoryGrowth | None = None,
+        give_back: GiveBack | None = None,
+    ) -> None:
         """Have each change of the report passed to this function.
 
         Args:
             tell: called on the event loop, seldom.
             growth: judges the memory of the process, if the process is the replica's alone.
+            give_back: told of each unload, likewise.
         """
-        self._tell, self._growth = tell, growth
+        self._tell, self._growth, self._give_back = tell, growth, give_back
 
     def watch(self, models: dict[str, Any]) -> None:
         """These are the models of one cache, now and whenever they change."""
         self._caches.append(models)
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_look()
+        if self._give_back is not None:
+            self._give_back.close()
 
     # Loads and unloads
 
@@ -153,6 +162,8 @@ class LeakWatch:
             self._unwatched[model.model_id] = self._unwatched.get(model.model_id, 0) + model.size_bytes
         if self._growth is not None:
             self._sample(self._growth)
+        if self._give_back is not None:
+            self._give_back.soon()
 
     def _sample(self, growth: MemoryGrowth) -> None:
         sizes = [self._sizes.get((id(models), model_id)) for models in self._caches for model_id in models]
@@ -172,9 +183,13 @@ class LeakWatch:
 
     # Looks
 
+    def _cancel_look(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _look_at(self, at: float) -> None:
         if self._timer is None or self._timer_at > at:
-            self.close()
+            self._cancel_look()
             self._timer_at = at
             # In a context of its own: that of the request that had something unloaded could hold a model.
             self._timer = self._loop.call_at(at, self._look, context=contextvars.Context())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from modelplex import errors
+from modelplex import errors, loaded
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
 from modelplex.runtime.destroy import destroy
@@ -77,7 +77,11 @@ class LoadRunner:
         return model
 
     async def unload(self, model_id: str, models: dict[str, Any]) -> None:
-        """Take a model from its cache, run the hook and then the destructor, and drop the last reference to it."""
+        """Take a model from its cache, and drop the last reference to it once all that ends it has run.
+
+        First the hook, then its destructor, which may both use it as it is, then what its loader said its end takes.
+        Each is run whatever the one before has raised.
+        """
         model = models.pop(model_id)
         try:
             if self._options.on_unload is not None:
@@ -85,7 +89,16 @@ class LoadRunner:
         finally:
             # A loader may answer several ids with one object; it ends with the last of them.
             if not any(other is model for other in models.values()):
-                await destroy(model, self._threads)
+                try:
+                    await destroy(model, self._threads)
+                finally:
+                    await self._end(model)
+
+    async def _end(self, model: Any) -> None:
+        if loaded.has_unload(model):
+            await in_thread(self._threads, functools.partial(loaded.end, model))
+        else:
+            loaded.end(model)
 
     async def exists(self, model_id: str) -> bool:
         """What `model_exists` says, or True if there is no such hook."""

@@ -190,6 +190,7 @@ async def _run(fd: int, address: str) -> None:
 
 async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control: Control) -> None:
     from modelplex.core.memory_growth import MemoryGrowth
+    from modelplex.runtime.give_back import GiveBack, malloc_trim
     from modelplex.runtime.replica import Replica, failure
     from modelplex.runtime.upkeep import Upkeep
 
@@ -207,7 +208,7 @@ async def _run_replica(spec: "ReplicaSpec", setup: Setup, address: str, control:
     directory.tell = control.send
     control.follow(directory.update)
     replica = Replica(spec)
-    replica.leaks.follow(control.send, MemoryGrowth())
+    replica.leaks.follow(control.send, MemoryGrowth(), GiveBack(malloc_trim()))
     try:
         await replica.start()
     except Exception as error:  # noqa: BLE001 - a constructor of the user's may raise anything

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from modelplex import loaded
+
 # Objects that are looked at inside of one model before what was found has to do.
 _OBJECTS_MAX = 10_000
 
 
 def told_bytes(model: Any) -> int:
-    """The bytes of the arrays and tensors in a model, or of an ONNX session's file; 0 if it has none that are known.
+    """The bytes of a model; 0 if nothing is known.
 
-    Knows torch modules (parameters and buffers), whatever has `nbytes` (arrays of numpy and others), scikit-learn
-    estimators and other objects that hold those in attributes, lists, tuples and dicts, and onnxruntime sessions.
+    What its loader said of it, or of a part of it, comes first. Else this knows torch modules (parameters and
+    buffers), whatever has `nbytes` (arrays of numpy and others), scikit-learn estimators and other objects that hold
+    those in attributes, lists, tuples and dicts, and onnxruntime sessions (the size of their file).
     """
     total = 0
     todo: list[Any] = [model]
@@ -24,7 +27,7 @@ def told_bytes(model: Any) -> int:
         if id(item) in seen or isinstance(item, type | str | bytes | int | float):
             continue
         seen.add(id(item))
-        own = _own_bytes(item)
+        own = loaded.size_bytes(item) or _own_bytes(item)
         total += own
         if not own:
             todo.extend(itertools.islice(_parts(item), _OBJECTS_MAX))
