@@ -3,14 +3,13 @@
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from . import models
 from .loading import written
-from .steps import MIB, Figures, Sizes, Step, in_process
+from .steps import MIB, TIMEOUT_S, Figures, Sizes, Step, in_process
 
 # The loader of each system; with the name of the writer of its file.
 LOADERS: dict[str, tuple[str, str | Callable[[Path], Any]]] = {
@@ -19,8 +18,6 @@ LOADERS: dict[str, tuple[str, str | Callable[[Path], Any]]] = {
     "shared-torch": ("torch", "torch"),
     "copied": ("torch", models.plain_torch),
 }
-_HOLD_S = 0.2
-_TIMEOUT_S = 600.0
 
 
 @contextlib.contextmanager
@@ -40,7 +37,7 @@ def measure(system: str, path: str, replicas: int) -> dict[str, Figures]:
     """Serve, have all replicas load the model and read every byte, and compare their memory with that before."""
     from modelplex import serve
 
-    @serve.deployment(num_replicas=replicas, max_ongoing_requests=1)
+    @serve.deployment(num_replicas=replicas)
     class Holder:
         def __init__(self) -> None:
             self._store = serve.ModelStore(Path(path).parent, loader=LOADERS[system][1])
@@ -51,7 +48,6 @@ def measure(system: str, path: str, replicas: int) -> dict[str, Figures]:
 
         async def read(self, model_id: str) -> int:
             models.read_all(await self.get_model(model_id))
-            time.sleep(_HOLD_S)  # noqa: ASYNC251 - this replica is busy, so that the others have their turn
             return os.getpid()
 
     serve.start({"port": 0})
@@ -59,10 +55,10 @@ def measure(system: str, path: str, replicas: int) -> dict[str, Figures]:
         handle = serve.run(Holder.bind())  # type: ignore[attr-defined]
         file = Path(path)
         # The small model brings the library, its threads and what it keeps for itself: what all models share.
-        pids = _in_all(lambda: handle.read.remote(file.with_stem("small").name), replicas)
+        pids = set(handle.broadcast("read", file.with_stem("small").name).result(TIMEOUT_S))
         before_bytes = _pss_bytes(pids)
-        if _in_all(lambda: handle.read.remote(file.name), replicas) != pids:
-            raise RuntimeError("a replica was replaced in the midst")
+        if set(handle.broadcast("read", file.name).result(TIMEOUT_S)) != pids or len(pids) != replicas:
+            raise RuntimeError(f"not all of {replicas} replicas have been there all the time")
         growth_bytes = _pss_bytes(pids) - before_bytes
     finally:
         serve.shutdown()
@@ -72,17 +68,6 @@ def measure(system: str, path: str, replicas: int) -> dict[str, Figures]:
         "growth, of the model's size": growth_bytes / file.stat().st_size,
     }
     return {system: figures}
-
-
-def _in_all(call: Callable[[], Any], replicas: int) -> set[int]:
-    """Call until all replicas have answered, with their process ids. Raises TimeoutError if some are never asked."""
-    pids: set[int] = set()
-    deadline = time.monotonic() + _TIMEOUT_S
-    while len(pids) < replicas:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"of {replicas} replicas, {len(pids)} have answered")
-        pids |= {answer.result(_TIMEOUT_S) for answer in [call() for _ in range(replicas)]}
-    return pids
 
 
 def _pss_bytes(pids: set[int]) -> int:
