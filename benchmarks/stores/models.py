@@ -1,5 +1,6 @@
 """Models of about a size, written to files, and how their libraries load them by themselves. Run in processes."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,5 +153,7 @@ PLAIN: dict[str, dict[str, Callable[[Path], Any]]] = {
 
 
 def read_all(model: Any) -> float:
-    """Use every byte of tensors by their names: a mapped one is read from its file only now."""
+    """Use every byte of tensors by their names, in one thread: a mapped one is read from its file only now."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # several wait for each other at each tensor, for long where cores are few
     return sum(float(tensor.sum()) for tensor in model.values())

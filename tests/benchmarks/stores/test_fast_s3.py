@@ -1,7 +1,9 @@
 """The server that speaks as much of S3 as its clients need."""
 
 import http.client
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,18 @@ def test_a_connection_stays_open_after_an_answer_and_after_a_refusal(port: int) 
         assert response.status == status
         assert connection.sock is before is not None
     connection.close()
+
+
+def test_a_connection_brings_no_more_than_the_limit(tmp_path: Path) -> None:
+    """By how long the next answer on the same connection takes to begin: what is on its way counts as sent."""
+    limit_bytes_per_s = 1e6
+    (tmp_path / "c.bin").write_bytes(BODY)
+    with servers.fast(tmp_path, limit_bytes_per_s) as environment:
+        connection = http.client.HTTPConnection("127.0.0.1", int(environment["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+        began = time.monotonic()
+        for method in ("GET", "HEAD"):
+            connection.request(method, "/c.bin")
+            connection.getresponse().read()
+        rate_bytes_per_s = len(BODY) / (time.monotonic() - began)
+        connection.close()
+    assert rate_bytes_per_s < 1.01 * limit_bytes_per_s

@@ -1,5 +1,6 @@
 """What is measured of loaders, with tiny models."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,16 @@ from benchmarks.stores import loading, models
 from modelplex.config import LOADER_ENDINGS, LOADERS
 
 SYSTEMS = [(loader, system) for loader, plain in models.PLAIN.items() for system in ("modelplex", *plain)]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Reading says for the whole process how many threads torch takes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
