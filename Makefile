@@ -26,8 +26,9 @@ format: .venv/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench  ## the data plane beside other servers, in half an hour; ARGS="--only ... --measure ..." chooses
-	$(BIN)/python -m benchmarks.dataplane $(ARGS)
+WHAT ?= dataplane stores
+bench: .venv/.bench  ## speed beside others, in an hour: servers, then stores and loaders; WHAT=stores ARGS="..." chooses
+	@for each in $(WHAT); do $(BIN)/python -m benchmarks.$$each $(ARGS) || exit; done
 
 clean:
 	rm -rf .venv .bench

@@ -30,6 +30,11 @@ STATUS_AND_FAULT = {
     "ModelColdError": (503, Fault.LOAD),
     "ModelNotFoundError": (404, Fault.CLIENT),
     "ModelTooLargeError": (500, Fault.USER_CODE),
+    "InvalidModelFileError": (500, Fault.USER_CODE),
+    "UnsafeModelFileError": (500, Fault.USER_CODE),
+    "StoreError": (502, Fault.SERVER),
+    "StoreConfigError": (500, Fault.USER_CODE),
+    "DiskCacheFullError": (503, Fault.LOAD),
     "OvercommittedError": (500, Fault.USER_CODE),
     "BackPressureError": (503, Fault.LOAD),
     "TooManyRequestsError": (429, Fault.LOAD),
@@ -37,11 +42,6 @@ STATUS_AND_FAULT = {
     "ReplicaLostError": (502, Fault.SERVER),
     "RequestTimeoutError": (504, Fault.SERVER),
     "ProtocolError": (500, Fault.SERVER),
-    "InvalidModelFileError": (500, Fault.USER_CODE),
-    "UnsafeModelFileError": (500, Fault.USER_CODE),
-    "StoreError": (502, Fault.SERVER),
-    "StoreConfigError": (500, Fault.USER_CODE),
-    "DiskCacheFullError": (503, Fault.LOAD),
 }
 
 

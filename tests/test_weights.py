@@ -70,7 +70,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_file_that_is_none_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(DAMAGED[name])
-    with pytest.raises(InvalidModelFileError, match=r"/file is n"), mapped_tensors(tmp_path / "file"):
+    with pytest.raises(InvalidModelFileError, match=r"file'? is n"), mapped_tensors(tmp_path / "file"):
         pass
 
 

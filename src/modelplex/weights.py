@@ -2,18 +2,15 @@
 
 import contextlib
 import errno
-import json
-import math
 import mmap
-import os
 import pickle
-import struct
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
+from modelplex.safetensors_header import TensorInfo, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +18,6 @@ if TYPE_CHECKING:
 # Differences that an error names.
 SHOWN = 5
 
-# The header of a safetensors file is no longer; the library of the format has the same limit.
-HEADER_BYTES_MAX = 100_000_000
-
-_LENGTH = struct.Struct("<Q")  # of the header, before it
 _DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -72,12 +65,9 @@ def mapped_tensors(path: Path) -> "Iterator[dict[str, torch.Tensor]]":
 
 
 def _safetensors(path: Path) -> "dict[str, torch.Tensor]":
-    """What the library of the format does, in a quarter of the time for a file of a thousand tensors."""
+    """What the library of the format does, in less than half of the time for a file of a thousand tensors."""
+    header = read_header(path)
     with path.open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) < _LENGTH.size:
-            raise InvalidModelFileError(
-                f"{path} is neither a safetensors file nor a torch state dict: it is too short."
-            )
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch knows no tensors that cannot be written
     if sys.platform == "linux":
         try:
@@ -85,33 +75,18 @@ def _safetensors(path: Path) -> "dict[str, torch.Tensor]":
         except OSError as error:
             if error.errno != errno.EINVAL:  # a kernel older than 5.14
                 raise
-    (length,) = _LENGTH.unpack_from(mapped)
-    if length > min(size - _LENGTH.size, HEADER_BYTES_MAX):
-        raise InvalidModelFileError(f"{path} is neither a safetensors file nor a torch state dict, or it is damaged.")
-    start = _LENGTH.size + length
-    try:
-        header = json.loads(mapped[_LENGTH.size : start])
-        header.pop("__metadata__", None)
-        return {name: _mapped(mapped, start, **entry) for name, entry in header.items()}
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InvalidModelFileError(f"{path} is no safetensors file, or it is damaged: {error!r}") from error
+    return {name: _mapped(path, mapped, info) for name, info in header.tensors.items()}
 
 
-def _mapped(mapped: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> "torch.Tensor":
+def _mapped(path: Path, mapped: mmap.mmap, info: TensorInfo) -> "torch.Tensor":
     import torch
 
-    begin, end = data_offsets
-    kind: torch.dtype = getattr(torch, _DTYPES[dtype])
-    count = math.prod(shape)
-    if (
-        not 0 <= begin <= end <= len(mapped) - start
-        or count * kind.itemsize != end - begin
-        or min(shape, default=0) < 0
-    ):
-        raise ValueError("a tensor is not where the header says")
-    if not count:
-        return torch.empty(shape, dtype=kind)
-    return torch.frombuffer(mapped, dtype=kind, count=count, offset=start + begin).view(shape)
+    if (kind := getattr(torch, _DTYPES.get(info.dtype, ""), None)) is None:
+        raise InvalidModelFileError(f"{path} has tensors of type {info.dtype}, which torch does not have.")
+    if info.begin == info.end:
+        return torch.empty(info.shape, dtype=kind)
+    count = (info.end - info.begin) // kind.itemsize
+    return torch.frombuffer(mapped, dtype=kind, count=count, offset=info.begin).view(info.shape)
 
 
 def _state_dict(path: Path) -> "dict[str, torch.Tensor]":

@@ -18,7 +18,7 @@ from safetensors.torch import save_file as save_torch
 
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
 from modelplex.loaders.safetensors import INDEX, load, load_torch
-from modelplex.loaders.safetensors_header import BITS, HEADER_BYTES_MAX
+from modelplex.safetensors_header import BITS, HEADER_BYTES_MAX
 
 LOADS = [load, load_torch]
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

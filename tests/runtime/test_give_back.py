@@ -50,7 +50,7 @@ async def test_many_unloads_are_one_trim_in_a_thread() -> None:
 
 
 async def test_one_that_takes_long_is_not_soon_followed_by_another() -> None:
-    clock = iter([0.0, 1000.0])
+    clock = iter([0.0, 1000.0, 1000.0, 1000.0])
     trims = Trims()
     memory = GiveBack(trims, lambda: next(clock))
     memory.soon()

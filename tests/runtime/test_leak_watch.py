@@ -22,6 +22,7 @@ from modelplex.config import CacheOptions
 from modelplex.core.memory_growth import MemoryGrowth
 from modelplex.multiplex import Loader
 from modelplex.runtime import leak_watch, load_runner
+from modelplex.runtime.give_back import GiveBack
 from modelplex.runtime.leak_watch import GRACE_S, MEASURED_MAX, SOON_S, LeakWatch
 from modelplex.runtime.models import ModelHost
 from modelplex.testing import run_virtual
@@ -340,6 +341,25 @@ async def test_what_cannot_be_watched_shows_in_the_memory_of_the_process(
     lines = [r.getMessage() for r in caplog.records if "more than its models are known to" in r.getMessage()]
     assert 1 <= len(lines) < 5, "as often as it doubles"
     assert re.search(r"'a' \(\d+\.0 MiB\), 'b' \(\d+\.0 MiB\)", lines[0])
+
+
+@in_virtual_time
+async def test_each_unload_is_told_to_what_gives_memory_back() -> None:
+    told: list[str] = []
+
+    class Told(GiveBack):
+        def soon(self) -> None:
+            told.append("soon")
+
+        def close(self) -> None:
+            told.append("close")
+
+    world = World(lambda model_id: bytes(10))
+    world.watch.follow(world.reports.append, give_back=Told(None))
+    await world.use("a", "b", "c")
+    assert told == ["soon", "soon"]
+    world.watch.close()
+    assert told == ["soon", "soon", "close"]
 
 
 @in_virtual_time

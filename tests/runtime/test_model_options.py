@@ -168,6 +168,29 @@ def test_pinned_models_are_loaded_at_start_and_never_evicted() -> None:
     with_options(check, models_max=2, pinned=("pinned",), preload=("early", "pinned"))
 
 
+@pytest.mark.parametrize("models_max", [3, -1])
+def test_a_function_may_say_what_is_preloaded_as_far_as_there_is_room(models_max: int) -> None:
+    async def check(host: ModelHost, models: Models) -> None:
+        assert models.loads == (["pinned", "a", "b"] if models_max == 3 else ["pinned", "a", "b", "c"])
+        assert sorted(host.cache.resident) == sorted(models.loads)
+
+    async def list_models() -> list[str]:
+        return ["pinned", "a", "b", "c"]
+
+    with_options(check, models_max=models_max, pinned=("pinned",), preload=list_models)
+
+
+def test_a_function_that_cannot_say_what_is_preloaded_is_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
+    async def check(host: ModelHost, models: Models) -> None:
+        assert await host.get("a", None) == ["a"]
+
+    async def list_models() -> list[str]:
+        raise errors.StoreError("the store does not answer")
+
+    with_options(check, preload=list_models)
+    assert "What is to be preloaded cannot be found out: StoreError('the store does not answer')" in caplog.text
+
+
 def test_what_cannot_be_preloaded_is_told_and_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         models = Models()

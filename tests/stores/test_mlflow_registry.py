@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,39 +12,14 @@ import pytest
 
 from modelplex import errors
 from modelplex.stores import mlflow_registry
+from modelplex.stores.folder import FolderSource
 from modelplex.stores.mlflow_registry import MlflowAliases, MlflowSource, Registry
-from modelplex.stores.source import RemoteFile
 
 pytest.importorskip("mlflow")
 
 
-class Folder:
-    """A source of files in a folder, opened by the URL that the registry gives."""
-
-    opened: list[str]
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self.folder: Path | None = Path(url.removeprefix("file://"))
-
-    async def files(self, key: str) -> Sequence[RemoteFile]:
-        assert self.folder is not None
-        here = self.folder / key
-        found = [here] if here.is_file() else sorted(p for p in here.rglob("*") if p.is_file())
-        if not found:
-            raise FileNotFoundError(key)
-        base = here if key.endswith("/") else here.parent
-        return [
-            RemoteFile(str(p.relative_to(self.folder)), str(p.relative_to(base)), p.stat().st_size, "1") for p in found
-        ]
-
-    async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        assert self.folder is not None
-        return (self.folder / file.key).read_bytes()[start:end]
-
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        for file in await self.files(prefix):
-            yield file.key
+def folder(url: str) -> FolderSource:
+    return FolderSource(url.removeprefix("file://"))
 
 
 @pytest.fixture
@@ -117,9 +92,9 @@ def test_no_id_leads_out_of_its_place(model_id: str) -> None:
 def test_the_files_of_a_version(registry: Registry) -> None:
     opened: list[str] = []
 
-    def open_source(url: str) -> Folder:
+    def open_source(url: str) -> FolderSource:
         opened.append(url)
-        return Folder(url)
+        return folder(url)
 
     async def main() -> None:
         source = MlflowSource(open_source, registry)
@@ -142,7 +117,7 @@ def test_the_files_of_a_version(registry: Registry) -> None:
 
 def test_what_there_is_can_be_listed(registry: Registry) -> None:
     async def listed(prefix: str) -> list[str]:
-        return sorted([key async for key in MlflowSource(Folder, registry).list(prefix)])
+        return sorted([key async for key in MlflowSource(folder, registry).list(prefix)])
 
     shops = sorted(f"shop@{version}/" for version in range(1, 12))
     assert asyncio.run(listed("")) == ["other@1/", *shops]
@@ -217,4 +192,4 @@ def test_it_travels_to_replicas(registry: Registry) -> None:
 
 
 def test_a_name_shows_no_password() -> None:
-    assert MlflowSource(Folder, Registry("https://me:secret@host/x")).name == "models:/ of https://host/x"
+    assert MlflowSource(folder, Registry("https://me:secret@host/x")).name == "models:/ of https://host/x"

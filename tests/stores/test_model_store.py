@@ -188,3 +188,50 @@ async def test_what_cannot_be_a_store(tmp_path: Path) -> None:
         await ModelStore("ftp://host/models", cache_dir=tmp_path).fetch("a")
     with pytest.raises(StoreConfigError, match="cannot be listed"):
         await ModelStore("https://host/models", cache_dir=tmp_path).list()
+
+
+async def test_versions_and_aliases(tmp_path: Path) -> None:
+    source = MemorySource({f"shop/{v}/model.bin": f"version {v}".encode() for v in (2, 9, 10)})
+    source.contents["shop/aliases.json"] = b'{"stable": "2"}'
+    store = ModelStore("memory://x", "{name}/{version}/model.bin", cache_dir=tmp_path, loader=Path.read_text)
+    store._source = source
+    assert store._versions is not None
+    store._versions._source = source  # type: ignore[attr-defined]
+    ids = ("shop@9", "shop@latest", "shop@stable", "shop")
+    assert [await store.resolve(i) for i in ids] == ["shop@9", "shop@10", "shop@2", "shop@10"]
+    assert [await store.load(i) for i in ids] == ["version 9", "version 10", "version 2", "version 10"]
+    assert [await store.exists(i) for i in (*ids, "shop@3", "shop@new", "other")] == [True] * 4 + [False] * 3
+    assert await store.list() == ["shop@10", "shop@2", "shop@9"]
+    source.away = True
+    assert await store.load("shop@9") == "version 9"
+    with pytest.raises(StoreError, match="does not answer"):
+        await store.load("shop@3")
+    with pytest.raises(ModelNotFoundError, match="ids are name, name@version or name@alias"):
+        await store.fetch("shop@../x")
+
+
+async def test_an_mlflow_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"file:{tmp_path / 'registry'}"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_registered_model("shop")
+    for version in ("1", "2"):
+        folder = tmp_path / "artifacts" / version
+        folder.mkdir(parents=True)
+        (folder / "MLmodel").write_text(version)
+        client.create_model_version("shop", source=f"file://{folder}")
+    client.set_registered_model_alias("shop", "champion", "1")
+
+    def load(path: Path) -> str:
+        return (path / "MLmodel").read_text()
+
+    store = ModelStore("models:/", cache_dir=tmp_path / "cache", loader=load, options={"registry_uri": uri})
+    assert await store.load("shop@champion") == "1"
+    assert await store.load("shop") == "2"
+    assert await store.resolve("shop@champion") == "shop@1"
+    assert [await store.exists(i) for i in ("shop@1", "shop@3", "none")] == [True, False, False]
+    assert await store.list() == ["shop@1", "shop@2"]
+    with pytest.raises(ValueError, match="takes no pattern"):
+        ModelStore("models:/", "{model_id}")
+    assert cloudpickle.loads(cloudpickle.dumps(store))._source.name == store._source.name

@@ -13,8 +13,6 @@ from modelplex.stores.pattern import Pattern
         ("{model_id}/", "a", "a/"),
         ("{model_id}/{model_id}.pt", "a", "a/a.pt"),
         ("{model_id:path}/model.pt", "eu/shop-17", "eu/shop-17/model.pt"),
-        ("{name}/{version}/model.pt", "shop-17@3", "shop-17/3/model.pt"),
-        ("{name}/{version}/", "shop-17@2026-01-01", "shop-17/2026-01-01/"),
     ],
 )
 def test_an_id_leads_to_a_key_and_a_key_to_its_id(text: str, model_id: str, key: str) -> None:
@@ -36,11 +34,6 @@ def test_an_id_leads_to_a_key_and_a_key_to_its_id(text: str, model_id: str, key:
         ("{model_id}/model.pt", "", "cannot be empty"),
         ("{model_id:path}/model.pt", "a/./b", "lead to another folder"),
         ("{model_id:path}/model.pt", "a/../b", "no segment may be empty or '..'"),
-        ("{name}/{version}.pt", "a", "a name and a version"),
-        ("{name}/{version}.pt", "@3", "a name and a version"),
-        ("{name}/{version}.pt", "a@1@2", "a name and a version"),
-        ("{name}/{version}.pt", "a@..", "lead to another folder"),
-        ("{name}/{version}.pt", "..@3", "lead to another folder"),
     ],
 )
 def test_an_id_that_would_lead_elsewhere_is_refused_with_the_reason(text: str, model_id: str, reason: str) -> None:
@@ -55,7 +48,6 @@ def test_an_id_that_would_lead_elsewhere_is_refused_with_the_reason(text: str, m
         ("{model_id}/model.pt", "a/b/model.pt"),
         ("{model_id}/model.pt", "a b/model.pt"),
         ("{model_id}/{model_id}.pt", "a/b.pt"),
-        ("{name}/{version}.pt", "a/aliases.json"),
     ],
 )
 def test_a_key_that_is_no_models_has_no_id(text: str, key: str) -> None:

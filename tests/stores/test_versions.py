@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_source import MemorySource
 
 from modelplex import errors
 from modelplex.stores.source import FileChangedError, RemoteFile
@@ -14,46 +14,40 @@ from modelplex.stores.versions import ALIASES_BYTES_MAX, Versions, natural
 PATTERN = "{name}/{version}/model.safetensors"
 
 
-class MemorySource:
-    """A source of files that are kept in a dict. It notes what it is asked."""
+class NotingSource(MemorySource):
+    """It notes what it is asked."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.name = "memory://models"
-        self.folder: Path | None = None
-        self.content = files
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        super().__init__(contents)
         self.asked: list[str] = []
         self.changes = 0
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         self.asked.append(f"files {key}")
-        keys = [k for k in self.content if k == key or (key.endswith("/") and k.startswith(key))]
-        if not keys:
-            raise FileNotFoundError(key)
-        return [RemoteFile(k, k.rsplit("/", 1)[-1], len(self.content[k]), "1") for k in keys]
+        return await super().files(key)
 
     async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         self.asked.append(f"read {file.key}")
         if self.changes:
             self.changes -= 1
             raise FileChangedError(file.key)
-        return self.content[file.key][start:end]
+        return await super().read(file, start, end)
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         self.asked.append(f"list {prefix}")
-        for key in self.content:
-            if key.startswith(prefix):
-                yield key
+        async for key in super().list(prefix):
+            yield key
 
 
-def store(*keys: str, **aliases: bytes) -> MemorySource:
+def store(*keys: str, **aliases: bytes) -> NotingSource:
     files = dict.fromkeys(keys, b"weights")
-    return MemorySource(files | {f"{name}/aliases.json": text for name, text in aliases.items()})
+    return NotingSource(files | {f"{name}/aliases.json": text for name, text in aliases.items()})
 
 
 SHOPS = [f"shop/{version}/model.safetensors" for version in (1, 2, 9, 10)]
 
 
-def resolve(source: MemorySource, model_id: str, pattern: str = PATTERN, **options: Any) -> str:
+def resolve(source: NotingSource, model_id: str, pattern: str = PATTERN, **options: Any) -> str:
     return asyncio.run(Versions(source, pattern, **options).resolve(model_id))
 
 
@@ -219,3 +213,24 @@ def test_natural_order() -> None:
     ordered = ["alpha", "beta2", "beta10", "1", "1.0", "1.2", "1.9", "1.10", "2", "2024-01-31", "2024-02-01"]
     shuffled = ordered[::-1]
     assert sorted(shuffled, key=natural) == ordered
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "model_id"),
+    [
+        (PATTERN, "shop/3/model.safetensors", "shop@3"),
+        (PATTERN, "shop/aliases.json", None),
+        (PATTERN, "shop/3/other.json", None),
+        (PATTERN, "shop/latest/model.safetensors", None),
+        (PATTERN, "../3/model.safetensors", None),
+        (PATTERN, "shop/../model.safetensors", None),
+        ("all/{name}/{version}/", "all/shop/3/MLmodel", "shop@3"),
+        ("all/{name}/{version}/", "all/shop/3/data/weights", "shop@3"),
+        ("{name}-{version}.pt", "shop-17-3.pt", "shop-17@3"),
+    ],
+)
+def test_a_key_leads_back_to_its_version(pattern: str, key: str, model_id: str | None) -> None:
+    versions = Versions(store(), pattern)
+    assert versions.model_id(key) == model_id
+    if model_id is not None:
+        assert key.startswith(versions.key(model_id))

@@ -27,7 +27,8 @@ class CacheOptions:
         min_residency_s: a model is not evicted before it has been loaded for so long.
         idle_ttl_s: a model that nobody has used for so long is unloaded; None for never.
         pinned: models that are loaded when a replica starts and never evicted.
-        preload: models that are loaded when a replica starts.
+        preload: models that are loaded when a replica starts; or a function, plain or async, that answers with their
+            ids, of which as many are loaded as have room.
         on_unload: plain or async; called with the id and the model before it is destroyed, once.
         resolve: plain or async; says of a model id which version it stands for now: itself, if it is no alias.
         resolve_interval_s: how often that is asked of each alias in use.
@@ -44,7 +45,7 @@ class CacheOptions:
     min_residency_s: float = 0.0
     idle_ttl_s: float | None = None
     pinned: Sequence[str] = ()
-    preload: Sequence[str] = ()
+    preload: Sequence[str] | Callable[[], Any] = ()
     on_unload: Callable[[str, Any], Any] | None = None
     resolve: Callable[[str], Any] | None = None
     resolve_interval_s: float = RESOLVE_INTERVAL_S
@@ -79,6 +80,8 @@ class CacheOptions:
         for option in ("pinned", "preload"):
             if isinstance(model_ids := getattr(self, option), str):
                 raise TypeError(f"{option} takes a list of model ids, got the text {model_ids!r}.")
+            if option == "preload" and callable(model_ids):
+                continue
             for model_id in model_ids:
                 check_model_id(model_id)
         if self.models_max != UNLIMITED and len(self.pinned) >= self.models_max:

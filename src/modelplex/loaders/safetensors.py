@@ -7,9 +7,9 @@ from typing import Any
 from modelplex.errors import InvalidModelFileError
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
-from modelplex.loaders.safetensors_header import Header, read_header
 from modelplex.loaders.safety import check_links, inside
 from modelplex.loaders.tensors import Tensors
+from modelplex.safetensors_header import Header, read_header
 
 INDEX = "model.safetensors.index.json"
 INDEX_BYTES_MAX = 100_000_000

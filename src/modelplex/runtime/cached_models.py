@@ -5,7 +5,7 @@ import contextvars
 import itertools
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -68,6 +68,7 @@ class CachedModels:
         self._loop = asyncio.get_running_loop()
         self._answers: dict[int, asyncio.Future[cache.Start]] = {}
         self._tickets = itertools.count(1)
+        self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
         self._timer_at: float | None = None
@@ -85,6 +86,10 @@ class CachedModels:
     async def resolve(self, model_id: str) -> str:
         """The version that the id stands for now. Raises what the user's function raises."""
         return await self._runner.resolve(model_id)
+
+    async def call(self, function: Callable[..., Any]) -> Any:
+        """Call a hook of the user's."""
+        return await self._runner.call(function)
 
     def ask(
         self, model_id: str, request: context.RequestContext | None, name: str = ""
@@ -132,6 +137,23 @@ class CachedModels:
         self._answers.pop(ticket, None)
         if ticket in self.cache:
             self.release(ticket)
+
+    def want(self, model_id: str) -> None:
+        """Wait for the model on behalf of nobody, once for all who gave up: so it keeps its place in the queue."""
+        if model_id in self._wanted:
+            return
+        ticket, answer = self.ask(model_id, None)
+        if isinstance(answer, cache.Start):  # it has been loaded meanwhile
+            self.release(ticket)
+            return
+        self._wanted.add(model_id)
+
+        def over(answer: "asyncio.Future[cache.Start]") -> None:
+            self._wanted.discard(model_id)
+            if answer.exception() is None:
+                self.release(ticket)
+
+        answer.add_done_callback(over)
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background; `closed` waits for it."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,7 +57,6 @@ class ModelHost:
         self.view = named or self._cached.cache
         self._models = self._cached.models
         self._loop = asyncio.get_running_loop()
-        self._wanted: set[str] = set()  # cold models that requests wanted which would not wait for them
         self._pinned: dict[str, int] = {}  # leases that end with the host, or move with their alias
 
     @property
@@ -66,9 +65,23 @@ class ModelHost:
 
     async def start(self) -> None:
         """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
-        wanted = [(model_id, True) for model_id in self._options.pinned]
-        wanted += [(model_id, False) for model_id in self._options.preload if model_id not in self._options.pinned]
-        await asyncio.gather(*(self._keep(model_id, pinned=pinned) for model_id, pinned in wanted))
+        pinned, preload = self._options.pinned, self._options.preload
+        first = [*pinned, *(preload if isinstance(preload, Sequence) else ())]
+        await asyncio.gather(*(self._keep(model_id, pinned=model_id in pinned) for model_id in dict.fromkeys(first)))
+        if not isinstance(preload, Sequence):
+            await self._preload(preload)
+
+    async def _preload(self, list_models: Callable[[], Any]) -> None:
+        """Load what a function of the user's names, as long as there is room."""
+        try:
+            model_ids = await self._cached.call(list_models)
+        except Exception as error:  # the user's function may raise anything, and the replica can serve all the same
+            log.error("What is to be preloaded cannot be found out: %r", error, exc_info=error)
+            return
+        for model_id in model_ids:
+            if self.cache.room == 0:
+                return
+            await self._keep(model_id, pinned=False)
 
     async def _keep(self, model_id: str, *, pinned: bool, is_version: bool = False) -> None:
         try:
@@ -227,7 +240,7 @@ class ModelHost:
         if not answer.done():
             await asyncio.wait({answer}, timeout=max(0.0, deadline - self._loop.time()))
         if not answer.done():
-            self._want(model_id)
+            self._cached.want(model_id)
             rest_s = self.cache.rest_s(model_id, self._loop.time())
             raise errors.too_cold(model_id, max(COLD_RETRY_MIN_S, rest_s))
 
@@ -246,23 +259,6 @@ class ModelHost:
             return  # the request itself will hear of it
         try:
             if await self._cached.exists(model_id):
-                self._want(model_id)
+                self._cached.want(model_id)
         except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
             log.error("Whether there is a model '%s' cannot be found out: %r", model_id, error, exc_info=error)
-
-    def _want(self, model_id: str) -> None:
-        """Wait for the model on behalf of nobody, once for all who gave up: so it keeps its place in the queue."""
-        if model_id in self._wanted:
-            return
-        ticket, answer = self._cached.ask(model_id, None)
-        if isinstance(answer, Start):  # it has been loaded meanwhile
-            self._cached.release(ticket)
-            return
-        self._wanted.add(model_id)
-
-        def over(answer: "asyncio.Future[Start]") -> None:
-            self._wanted.discard(model_id)
-            if answer.exception() is None:
-                self._cached.release(ticket)
-
-        answer.add_done_callback(over)

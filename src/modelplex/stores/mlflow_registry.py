@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from modelplex.config import check_model_id
 from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
-from modelplex.stores.source import RemoteFile, Source
+from modelplex.stores.source import FileChangedError, RemoteFile, Source
 from modelplex.stores.versions import DEFAULT, LATEST
 
 T = TypeVar("T")
@@ -176,8 +176,15 @@ class MlflowSource:
         found = await source.files(folder + path)
         return [replace(file, key=f"{model_id}/{file.key.removeprefix(folder)}") for file in found]
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> bytes | memoryview:
+    def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
         """The bytes from `start` to `end`, as the source of that version's folder has them."""
+        model_id, _, path = file.key.partition("/")
+        if (place := self._places.get(model_id)) is None:  # others were asked for since
+            raise FileChangedError(file.key)
+        source, folder = place
+        return source.stream(replace(file, key=folder + path), start, end)
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         model_id, _, path = file.key.partition("/")
         source, folder = await self._place(model_id)
         return await source.read(replace(file, key=folder + path), start, end)

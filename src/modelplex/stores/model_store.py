@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modelplex.config import parse_bytes
 from modelplex.errors import DiskCacheFullError, ModelNotFoundError, StoreConfigError, StoreError
@@ -14,9 +14,11 @@ from modelplex.stores.disk_cache import CachedPath, DiskCache, DiskUse
 from modelplex.stores.download import download
 from modelplex.stores.file_loading import FileLoading
 from modelplex.stores.folder import FolderSource
+from modelplex.stores.mlflow_registry import MlflowAliases, MlflowSource, Registry
 from modelplex.stores.object_store import ObjectStoreSource
 from modelplex.stores.pattern import Pattern
 from modelplex.stores.source import FileChangedError, RemoteFile, Source
+from modelplex.stores.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,11 @@ class ModelStore:
     """Models in an object store, behind a web server, in a registry, or in a folder.
 
     Args:
-        url: `s3://bucket/folder`, `gs://…`, `az://…`, `https://…`, `file:///…` or the path of a folder.
-        pattern: where below it a model's file is: `{model_id}/model.safetensors`. A folder, if it ends with "/".
+        url: `s3://bucket/folder`, `gs://…`, `az://…`, `https://…`, `file:///…`, the path of a folder, or `models:/` for
+            the MLflow registry that MLflow is configured for.
+        pattern: where below it a model's file is: `{model_id}/model.safetensors`. A folder, if it ends with "/". With
+            `{name}` and `{version}`, ids are like `shop@3`. A registry has its own.
+        aliases: where the aliases of a model with versions are: a file such as `{"stable": "3"}`.
         loader: how `load` makes a model of a file: a name (see docs/loaders.md), or a function that takes the path and
             returns the model, plain (it runs in a thread) or async. Unless given, the ending of the file decides.
         loader_options: keyword arguments for a loader that is named or found by the ending.
@@ -54,7 +59,8 @@ class ModelStore:
         cache_dir: the folder that files are kept in, for all processes of this machine; `~/.cache/modelplex/models`
             unless given. Files of a folder are used where they lie.
         cache_bytes: the room that it may take, as a number or as text such as "50GiB".
-        options: passed on to obstore: `endpoint`, `region`, `skip_signature`, `client_options`, …
+        options: passed on to obstore: `endpoint`, `region`, `skip_signature`, `client_options`, …; for a registry,
+            `registry_uri`.
         on_progress: called with a `FetchProgress` now and then, on the event loop of the process that fetches.
 
     Raises ValueError if the pattern, the loader or a size cannot be.
@@ -63,8 +69,9 @@ class ModelStore:
     def __init__(
         self,
         url: str | Path,
-        pattern: str = "{model_id}",
+        pattern: str | None = None,
         *,
+        aliases: str = "{name}/aliases.json",
         loader: str | Callable[[Path], Any] | None = None,
         loader_options: Mapping[str, Any] | None = None,
         trusted: bool = False,
@@ -73,8 +80,7 @@ class ModelStore:
         options: Mapping[str, Any] | None = None,
         on_progress: Callable[[FetchProgress], None] | None = None,
     ) -> None:
-        self._source = open_source(str(url), options)
-        self._pattern = Pattern(pattern)
+        self._source, self._places, self._versions = _opened(str(url), pattern, aliases, options)
         self._load = FileLoading(loader, dict(loader_options or {}), trusted)
         folder = Path(cache_dir).expanduser().absolute() if cache_dir is not None else _default_cache_dir()
         self._cache = DiskCache(folder, parse_bytes("cache_bytes", cache_bytes))
@@ -93,7 +99,7 @@ class ModelStore:
             DiskCacheFullError: there is no room on the disk.
             UnsafeModelFileError: a link leads out of the folder.
         """
-        key = self._pattern.key(model_id)
+        key = await self._key(model_id)
         for _ in range(CHANGES_MAX):
             try:
                 files = await self._source.files(key)
@@ -132,22 +138,40 @@ class ModelStore:
     async def exists(self, model_id: str) -> bool:
         """Whether there is such a model; for `model_exists` of `serve.multiplexed`."""
         try:
-            await self._source.files(self._pattern.key(model_id))
+            return bool(await self._source.files(self._places.key(await self.resolve(model_id))))
         except (FileNotFoundError, ModelNotFoundError):
             return False
-        return True
+
+    async def resolve(self, model_id: str) -> str:
+        """The version that an id stands for now, for `resolve` of `serve.multiplexed`; itself, if it is no alias.
+
+        Raises `ModelNotFoundError` if it stands for nothing, `StoreError` if the store does not answer.
+        """
+        return model_id if self._versions is None else await self._versions.resolve(model_id)
 
     async def list(self) -> list[str]:
         """The ids of all models, in order. Raises `StoreConfigError` if the store cannot be listed."""
-        found = {self._pattern.model_id(key) async for key in self._keys()}
+        found = {self._places.model_id(key) async for key in self._keys()}
         return sorted(model_id for model_id in found if model_id is not None)
 
     def disk_use(self) -> DiskUse:
         """What the disk cache holds now."""
         return self._cache.use()
 
+    async def _key(self, model_id: str) -> str:
+        """The key of the version that an id stands for."""
+        try:
+            return self._places.key(await self.resolve(model_id))
+        except StoreConfigError:
+            raise
+        except StoreError as error:  # then it may be a version itself, which was fetched before
+            try:
+                return self._places.key(model_id)
+            except ModelNotFoundError:
+                raise error from None
+
     def _keys(self) -> AsyncIterator[str]:
-        return self._source.list(self._pattern.prefix)
+        return self._source.list(self._places.prefix)
 
     async def _cached(self, model_id: str, key: str, files: Sequence[RemoteFile]) -> CachedPath:
         size_bytes = sum(file.size_bytes for file in files)
@@ -168,11 +192,44 @@ class ModelStore:
             raise DiskCacheFullError(f"Model '{model_id}': {error}", retry_after_s=error.retry_after_s) from error
 
 
+class _Places(Protocol):
+    """Where models are: `Pattern` or `Versions`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    def key(self, model_id: str) -> str: ...
+
+    def model_id(self, key: str) -> str | None: ...
+
+
+class _Resolver(Protocol):
+    """What ids stand for: `Versions` or `MlflowAliases`."""
+
+    async def resolve(self, model_id: str) -> str: ...
+
+
+def _opened(
+    url: str, pattern: str | None, aliases: str, options: Mapping[str, Any] | None
+) -> tuple[Source, _Places, _Resolver | None]:
+    """The source, where models are in it, and what their ids stand for, if not for themselves."""
+    if url.rstrip("/") == "models:":
+        if pattern is not None:
+            raise ValueError(f"A registry says itself where its models are: it takes no pattern, got {pattern!r}.")
+        registry = Registry((options or {}).get("registry_uri"))
+        return MlflowSource(open_source, registry), Pattern("{model_id}/"), MlflowAliases(registry)
+    source = open_source(url, options)
+    if pattern is not None and "{version}" in pattern:
+        versions = Versions(source, pattern, aliases)
+        return source, versions, versions
+    return source, Pattern("{model_id}" if pattern is None else pattern), None
+
+
 def open_source(url: str, options: Mapping[str, Any] | None = None) -> Source:
     """The source that a URL, or the path of a folder, names."""
     scheme, found, rest = url.partition("://")
     if not found:
-        return FolderSource(url)
+        return FolderSource(url.removeprefix("file:"))
     if scheme == "file":
         return FolderSource(rest)
     return ObjectStoreSource(url, options)

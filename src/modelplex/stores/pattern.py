@@ -1,91 +1,72 @@
 """Where the models of a store are: from the id of a model to the key of its file, and back."""
 
 import re
-from string import Formatter
 
 from modelplex.config import check_model_id
 from modelplex.errors import InvalidModelIdError
 
-_PARTS = {
-    "model_id": r"(?P<model_id>[^/]+)",
-    "name": r"(?P<name>[^/@]+)",
-    "version": r"(?P<version>[^/@]+)",
-}
-_PATH = r"(?P<model_id>.+)"
+_FIELD = re.compile(r"\{[^{}]*\}|[{}]")
+_ID = "{model_id}"
+_PATH = "{model_id:path}"
 
 
 class Pattern:
-    """A key with `{model_id}` in it, or with `{name}` and `{version}` for ids such as `shop@3`.
+    """A key with `{model_id}` in it.
 
     Args:
         text: such as `{model_id}/model.pt`. One that ends with "/" means a folder. `{model_id:path}` takes ids that
-            have slashes in them; the others refuse those.
+            have slashes in them; `{model_id}` refuses those.
 
     Raises ValueError if it is none.
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        parsed = [rest for _, *rest in Formatter().parse(text) if rest[0] is not None]
-        fields = [(field, spec) for field, spec, _ in parsed]
-        names = [field for field, _ in fields]
-        if set(names) not in ({"model_id"}, {"name", "version"}) or any(
-            conversion or spec not in ("", "path") or (spec and field != "model_id")
-            for field, spec, conversion in parsed
-        ):
+        fields = set(_FIELD.findall(text))
+        if fields not in ({_ID}, {_PATH}):
             raise ValueError(
-                "A pattern has {model_id} or {model_id:path} in it, or both {name} and {version}, and nothing else in "
+                "A pattern has {model_id} or {model_id:path} in it, or {name} and {version}, and nothing else in "
                 f"braces; got {text!r}."
             )
-        if text.startswith("/") or any(part in ("", ".", "..") for part in text.rstrip("/").split("/")):
-            raise ValueError(f"A pattern is a path below the store's URL, without '.', '..' or '//'; got {text!r}.")
-        self.is_versioned = "version" in names
-        self._takes_paths = ("model_id", "path") in fields
-        self._plain = text.replace("{model_id:path}", "{model_id}")
-        self._regex = re.compile(self._as_regex())
+        check_path("A pattern", text)
+        self._text = text
+        (self._field,) = fields
+        self._takes_paths = self._field == _PATH
+        parts = map(re.escape, text.split(self._field))
+        regex = f"({'.+' if self._takes_paths else '[^/]+'})".join([next(parts), r"\1".join(parts)])
+        self._regex = re.compile(regex if text.endswith("/") else regex + "$")
 
     @property
     def prefix(self) -> str:
         """What all keys begin with."""
-        return self.text.partition("{")[0]
+        return self._text.partition("{")[0]
 
     def key(self, model_id: str) -> str:
         """The key of a model. Raises `InvalidModelIdError`, which says why, if the id can have none."""
         check_model_id(model_id)
         if "/" in model_id and not self._takes_paths:
             raise InvalidModelIdError(
-                f"The model ID {model_id!r} is a path, and models are at {self.text!r}: one part of a path. A store "
-                "whose ids have slashes says {model_id:path}."
+                f"The model ID {model_id!r} is a path, and models are at {self._text!r}: one part of a path. A store "
+                f"whose ids have slashes says {_PATH}."
             )
-        if any(part in (".", "..") for part in re.split("[/@]", model_id)):
+        if any(part in (".", "..") for part in model_id.split("/")):
             raise InvalidModelIdError(
-                f"The model ID {model_id!r} would lead to another folder: no part of it may be '.' or '..'"
+                f"The model ID {model_id!r} would lead to another folder: no part of it may be '.'"
             )
-        if not self.is_versioned:
-            return self._plain.format(model_id=model_id)
-        name, at, version = model_id.partition("@")
-        if not (name and at and version) or "@" in version:
-            raise InvalidModelIdError(f"The model ID {model_id!r} is to be a name and a version, such as 'shop@3'.")
-        return self._plain.format(name=name, version=version)
+        return self._text.replace(self._field, model_id)
 
     def model_id(self, key: str) -> str | None:
         """The model that a key belongs to; None if it belongs to none."""
         found = self._regex.match(key)
         if found is None:
             return None
-        model_id = f"{found['name']}@{found['version']}" if self.is_versioned else found["model_id"]
         try:
-            return model_id if self.key(model_id).rstrip("/") in (key, key[: found.end()].rstrip("/")) else None
+            self.key(found[1])
         except InvalidModelIdError:
             return None
+        return found[1]
 
-    def _as_regex(self) -> str:
-        regex, seen = "", set()
-        for text, field, spec, _ in Formatter().parse(self.text):
-            regex += re.escape(text)
-            if field in seen:
-                regex += f"(?P={field})"
-            elif field is not None:
-                regex += _PATH if spec else _PARTS[field]
-                seen.add(field)
-        return regex if self.text.endswith("/") else regex + "$"
+
+def check_path(what: str, text: str) -> None:
+    """Raise ValueError if this is no path below a store's URL."""
+    if text.startswith("/") or any(part in ("", ".", "..") for part in text.removesuffix("/").split("/")):
+        raise ValueError(f"{what} is a path below the store's URL, without '.', '..' or '//'; got {text!r}.")

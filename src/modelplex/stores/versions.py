@@ -6,6 +6,7 @@ from typing import Any
 
 from modelplex.config import check_model_id
 from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.stores.pattern import check_path
 from modelplex.stores.source import FileChangedError, Source
 
 # Tags that have a meaning of their own, so that no version can be called so.
@@ -40,6 +41,7 @@ class Versions:
             raise ValueError(f"The pattern of versions has {{name}} and then {{version}}, each once, got {pattern!r}.")
         if aliases is not None and set(_FIELD.findall(aliases)) != {"{name}"}:
             raise ValueError(f"The pattern of alias files has {{name}} and no other field, got {aliases!r}.")
+        check_path("The pattern of versions", pattern)
         before, _, rest = pattern.partition("{name}")
         self._before = before
         self._between, _, self._after = rest.partition("{version}")
@@ -47,6 +49,14 @@ class Versions:
             raise ValueError(f"There must be something between {{name}} and {{version}}, got {pattern!r}.")
         self._source = source
         self._aliases = aliases
+        before, between, after = map(re.escape, (self._before, self._between, self._after))
+        end = "" if pattern.endswith("/") else "$"
+        self._regex = re.compile(f"{before}({_NAME.pattern}){between}({_NAME.pattern}){after}{end}")
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with."""
+        return self._before
 
     async def resolve(self, model_id: str) -> str:
         """The version that the id stands for now, as `name@version`.
@@ -75,6 +85,11 @@ class Versions:
         if not self._is_version(version):
             raise ModelNotFoundError(f"{model_id!r} names no version: that would be {name}@3, for example.")
         return self._key(name, version)
+
+    def model_id(self, key: str) -> str | None:
+        """The version that a key belongs to; None if it belongs to none."""
+        found = self._regex.match(key)
+        return None if found is None or not self._is_version(found[2]) else f"{found[1]}@{found[2]}"
 
     async def versions(self, name: str) -> list[str]:
         """The versions of a model, highest last; nothing if there is no such model."""

@@ -1,0 +1,1 @@
+"""How fast models come: from a store to the disk, from the disk into memory, and how much memory replicas share."""
