@@ -20,9 +20,6 @@ from modelplex import serve
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
 from modelplex.runtime.sizes import told_bytes
 
-# These libraries are half a million objects, which all collections of this process would look at from now on.
-gc.freeze()
-
 X = torch.arange(15).reshape(3, 5)
 
 

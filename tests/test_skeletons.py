@@ -22,9 +22,6 @@ from modelplex import serve, skeletons
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
 from modelplex.runtime.sizes import told_bytes
 
-# These libraries are half a million objects, which all collections of this process would look at from now on.
-gc.freeze()
-
 X = torch.ones(2, 4)
 
 
