@@ -2,8 +2,8 @@
 
 Each is fetched once for all replicas, kept on the disk, and mapped into memory, which replicas share. A request names a
 version (`shop-1@2`), the latest one (`shop-1`), or an alias (`shop-1@stable`) that stands in a file of the model's,
-s3://my_bucket/<name>/aliases.json: {"stable": "1"}. When that changes, requests go over to the other version as soon as it
-is loaded.
+s3://my_bucket/<name>/aliases.json: {"stable": "1"}. When that changes, requests go over to the other version as soon as
+it is loaded.
 
 It needs `pip install "modelplex[store,safetensors]"`. Credentials and region come from the usual AWS variables;
 AWS_ENDPOINT_URL names a store other than Amazon's.
