@@ -100,7 +100,7 @@ def test_no_more_requests_join_when_the_last_ones_did_not_pay() -> None:
 
 def test_no_request_joins_for_a_rest_that_takes_no_time() -> None:
     reader = Reader(10_000, set(), 8)
-    for _ in range(600):
+    for _ in range(900):
         reader.arrive(1)
     assert reader.transfer.tick(1.0) == []
 
@@ -159,3 +159,29 @@ def test_no_request_joins_one_that_is_as_fast_as_any_line() -> None:
     for _ in range(20):
         slow.arrived(1, 0.0)
     assert len(slow.tick(1.0)) == 3
+
+
+def test_the_next_file_begins_with_as_many_requests_as_paid() -> None:
+    reader = Reader(10_000, set(), 8)
+    assert reader.transfer.requests_good == 1
+    reader.arrive(1)
+    for now in range(1, 4):
+        for request in list(reader.open):
+            for _ in range(4):
+                reader.arrive(request)
+        reader.now = float(now)
+        reader.begin(reader.transfer.tick(reader.now))
+    assert reader.transfer.requests_good == 8
+    following = Transfer(10_000, BLOCK, (), 8, requests_first=8)
+    assert sorted(read.start for read in following.start()) == [1_250 * i for i in range(8)]
+    assert len(Transfer(20, BLOCK, (), 8, requests_first=8).start()) == 1
+
+
+def test_where_one_request_is_fast_the_next_file_begins_with_one() -> None:
+    fast = Transfer(2**34, 2**22, (), 8, requests_first=4)
+    assert len(fast.start()) == 4
+    for request in (1, 2, 3, 4):
+        for _ in range(60):
+            fast.arrived(request, 0.0)
+    assert fast.tick(1.0) == []
+    assert fast.requests_good == 1

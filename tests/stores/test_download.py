@@ -25,6 +25,7 @@ SIZE = 10 * BLOCK + 300
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(module, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(module, "_requests_good", {})
     for place in (transfer, module):
         monkeypatch.setattr(place, "BACKOFF", Backoff(0.001, 0.001))
 
@@ -153,7 +154,7 @@ async def test_requests_join_when_one_is_slow(
     tmp_path: Path, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TICK_S", 0.01)
-    monkeypatch.setattr(transfer, "LOOK_S", 0.02)
+    monkeypatch.setattr(transfer, "FIRST_LOOK_S", 0.02)
     monkeypatch.setattr(transfer, "WORTH_S", 0.05)
     source.contents["m"] = os.urandom(100 * BLOCK)
 

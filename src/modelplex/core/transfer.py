@@ -5,9 +5,9 @@ first block to its last. What holds after every step:
 
 1. Each block that has not arrived is in exactly one run, which is read by one request or waits for one.
 2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes.
-3. A file begins with one request: that is cheapest for small files, and fastest where a store answers at the speed
-   of the line. Further ones join while the rest would still take a while and the last ones to join have paid; those
-   that have not end with their runs.
+3. The first file of a store begins with one request: that is cheapest for small files, and fastest where a store
+   answers at the speed of the line. Further ones join while the rest would still take a while and the last ones to
+   join have paid; those that have not end with their runs. Later files begin with as many as paid before.
 4. A request that brings nothing is tried again, later each time; several in a row of those end the transfer.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from modelplex.core.backoff import Backoff
 
 # The rest of a file is left to the requests that there are if they need no longer than this for it.
-WORTH_S = 1.0
+WORTH_S = 0.2
 
 # A request that brings more than this a second is not what holds a file up: one connection to a store in the cloud
 # brings less than half of it, whatever the line carries.
@@ -27,11 +27,13 @@ FAST_BYTES_S = 200e6
 PAYS = 1.2
 
 # A run is not split into parts of fewer blocks: a request costs a round trip.
-SPLIT_BLOCKS_MIN = 4
+SPLIT_BLOCKS_MIN = 2
 
-# So many times as many requests there are when further ones have joined; they get so long to show what they bring.
+# A first look at how fast a file comes is taken after so long. So many times as many requests are there when further
+# ones have joined, and they get so long to show what they bring.
+FIRST_LOOK_S = 0.05
 JOIN_FACTOR = 4
-LOOK_S = 0.5
+LOOK_S = 0.4
 
 TRIES_MAX = 5
 BACKOFF = Backoff(0.2, 5.0)
@@ -73,6 +75,7 @@ class Transfer:
         block_bytes: of each block but the last.
         arrived: blocks that are there already.
         requests_max: requests at a time.
+        requests_first: requests to begin with, as another file of the store has had them in the end (`requests_good`).
         tries_max: requests in a row that may bring nothing.
     """
 
@@ -83,13 +86,15 @@ class Transfer:
         arrived: Collection[int],
         requests_max: int,
         *,
+        requests_first: int = 1,
         tries_max: int = TRIES_MAX,
     ) -> None:
         self._size_bytes = size_bytes
         self._block_bytes = block_bytes
         self._requests_max = requests_max
         self._tries_max = tries_max
-        self._wanted = 1
+        self._wanted = min(requests_first, requests_max)
+        self._is_fast = False
         self._reading: dict[int, _Run] = {}
         self._waiting = _runs(-(-size_bytes // block_bytes), arrived)
         self._missing = sum(run.blocks for run in self._waiting)
@@ -105,9 +110,14 @@ class Transfer:
     def done(self) -> bool:
         return self._missing == 0
 
+    @property
+    def requests_good(self) -> int:
+        """With how many requests to begin another file of the same store, by what this one has shown."""
+        return 1 if self._is_fast else self._wanted
+
     def start(self) -> list[Read]:
         """The first requests; none if nothing is missing."""
-        return self._fill(0.0)
+        return self._fill(0.0) + self._split()
 
     def arrived(self, request: int, now: float) -> bool:
         """The next block of a request is there. Answers whether it is to go on; if not, it is over."""
@@ -134,16 +144,17 @@ class Transfer:
         return self._fill(delay_s)
 
     def tick(self, now: float) -> list[Read]:
-        """Some time has passed: further requests may join. To be called a few times a second."""
-        if self._looked_at is None or now < self._looked_at + LOOK_S or self._arrived < len(self._reading):
+        """Some time has passed: further requests may join. To be called many times a second."""
+        wait_s = LOOK_S if self._joined else FIRST_LOOK_S
+        if self._looked_at is None or now < self._looked_at + wait_s or self._arrived < len(self._reading):
             return []
         self._rate = self._arrived / (now - self._looked_at)
         self._looked_at, self._arrived = now, 0
         if self._joined and self._rate < PAYS * self._rate_before:
             self._wanted = self._requests_max = self._wanted - self._joined
         self._joined = 0
-        is_fast = self._rate * self._block_bytes > FAST_BYTES_S * len(self._reading)
-        if len(self._reading) == self._wanted < self._requests_max and not is_fast and self._is_worth_it():
+        self._is_fast = self._rate * self._block_bytes > FAST_BYTES_S * len(self._reading)
+        if len(self._reading) == self._wanted < self._requests_max and not self._is_fast and self._is_worth_it():
             self._rate_before = self._rate
             self._joined = min(self._requests_max - self._wanted, (JOIN_FACTOR - 1) * self._wanted)
             self._wanted += self._joined
@@ -156,7 +167,12 @@ class Transfer:
         reads: list[Read] = []
         while self._waiting and len(self._reading) < self._wanted:
             reads.append(self._read(self._waiting.pop(0), delay_s))
-        while len(self._reading) < self._wanted and self._is_worth_it():
+        return reads + (self._split() if self._is_worth_it() else [])
+
+    def _split(self) -> list[Read]:
+        """Requests for halves of what others read, as many as are wanted."""
+        reads: list[Read] = []
+        while self._reading and len(self._reading) < self._wanted:
             longest = max(self._reading.values(), key=lambda run: run.blocks)
             if longest.blocks < 2 * SPLIT_BLOCKS_MIN:
                 break

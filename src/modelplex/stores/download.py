@@ -24,7 +24,10 @@ REQUESTS_MAX = 8
 FILES_MAX = 4
 
 # How often it is looked whether further requests pay.
-TICK_S = 0.2
+TICK_S = 0.05
+
+# With how many requests to begin a file, by source, as this process has found it.
+_requests_good: dict[str, int] = {}
 
 _threads = ThreadPoolExecutor(64, thread_name_prefix="modelplex-fetch")
 
@@ -104,7 +107,14 @@ class _FileDownload:
         self._job = job
         there = set(arrived)
         self._bytes = sum(map(job.block_bytes, there))
-        self._transfer = Transfer(job.file.size_bytes, BLOCK_BYTES, there, requests_max, tries_max=tries_max)
+        self._transfer = Transfer(
+            job.file.size_bytes,
+            BLOCK_BYTES,
+            there,
+            requests_max,
+            requests_first=_requests_good.get(job.source.name, 1),
+            tries_max=tries_max,
+        )
         self._lock = threading.Lock()  # for the two above, which the threads of all requests change
         self._over = threading.Event()
         self._requests: dict[asyncio.Future[None], int] = {}
@@ -120,6 +130,7 @@ class _FileDownload:
                     joining = self._transfer.tick(time.monotonic())
                 self._begin(joining)
                 self._job.tell(self._job.number, self._bytes)
+            _requests_good[self._job.source.name] = self._transfer.requests_good
         finally:
             self._over.set()
             for request in self._requests:

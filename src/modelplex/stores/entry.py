@@ -28,7 +28,7 @@ from typing import Any
 from modelplex.errors import UnsafeModelFileError
 from modelplex.stores.source import RemoteFile
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2 * 2**20
 
 # Files and folders take room in units of this on the usual file systems.
 _UNIT_BYTES = 4096

@@ -26,7 +26,7 @@ CONNECT_TIMEOUT_S = 5.0
 # An answer that stands still for so long has failed. How long all of it takes is not limited: models are large.
 READ_TIMEOUT_S = 20.0
 
-_PART_BYTES = 4 * 2**20
+_PART_BYTES = 2 * 2**20
 
 # Its own, so that a store that does not answer holds up nobody's event loop at its end, nor other work in threads.
 _threads = ThreadPoolExecutor(16, thread_name_prefix="modelplex-ask")
