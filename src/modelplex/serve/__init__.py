@@ -1,13 +1,13 @@
 """The public door: every name that a user calls. `from modelplex import serve`."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
 
 from modelplex import context as _context
-from modelplex.adapters import Adapters
 from modelplex.batching import batch
 from modelplex.config import HTTPOptions, LoggingConfig
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
@@ -18,9 +18,7 @@ from modelplex.ingress import ingress
 from modelplex.multiplex import lease, multiplexed, prefetch
 from modelplex.response import DeploymentResponse, DeploymentResponseGenerator
 from modelplex.serve import metrics
-from modelplex.skeletons import SkeletonPool
 from modelplex.status import ServeStatus
-from modelplex.stores.model_store import FetchProgress, ModelStore
 
 __all__ = [
     "Adapters",
@@ -55,7 +53,27 @@ __all__ = [
     "status",
 ]
 
+if TYPE_CHECKING:
+    from modelplex.adapters import Adapters
+    from modelplex.skeletons import SkeletonPool
+    from modelplex.stores.model_store import FetchProgress, ModelStore
+
+# What many programs do not use is imported when it is.
+_ON_USE = {
+    "Adapters": "modelplex.adapters",
+    "FetchProgress": "modelplex.stores.model_store",
+    "ModelStore": "modelplex.stores.model_store",
+    "SkeletonPool": "modelplex.skeletons",
+}
+
 DEFAULT_APP_NAME = "default"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(_ON_USE[name]), name)
+    return globals()[name]
 
 
 _logging_config: LoggingConfig | dict[str, Any] | None = None  # that of `start`, for what is run later
