@@ -72,30 +72,36 @@ def test_what_is_there_already_is_not_read_again() -> None:
     assert list(reader.open.values()) == [Read(2, 40, 60)]
 
 
-def test_requests_join_while_the_rest_takes_long_and_more_of_them_make_it_faster() -> None:
-    reader = Reader(10_000, set(), 8)
-    counts = []
-    for now in range(1, 6):
-        for request in list(reader.open):
-            for _ in range(4):
-                reader.arrive(request)
-        reader.now = float(now)
-        reader.begin(reader.transfer.tick(reader.now))
-        counts.append(len(reader.open))
-    assert counts == [4, 8, 8, 8, 8]
-
-
-def test_no_more_requests_join_when_the_last_ones_did_not_pay() -> None:
+def test_others_join_when_one_request_is_slow_and_share_what_is_left() -> None:
     reader = Reader(10_000, set(), 8)
     reader.arrive(1)
+    while not reader.transfer.done:
+        for request in list(reader.open):  # four blocks a second for each
+            for _ in range(4):
+                if request in reader.open:
+                    reader.arrive(request)
+        reader.now += 1.0
+        reader.begin(reader.transfer.tick(reader.now))
+        assert len(reader.open) == 8 or reader.now > 25
+    assert reader.now < 40, "one alone would need 250 seconds"
+    assert reader.transfer.requests_good == 8
+
+
+def test_others_that_do_not_pay_end_with_their_runs() -> None:
+    reader = Reader(10_000, set(), 8)
+    reader.arrive(1)
+    dice = random.Random(1)
     counts = []
-    for now in range(1, 6):
-        for _ in range(4):  # four blocks a second, however many requests there are
-            reader.arrive(random.Random(now).choice(list(reader.open)))
-        reader.now = float(now)
+    while not reader.transfer.done:
+        for _ in range(8):  # blocks a second, however many requests there are
+            if reader.open:
+                reader.arrive(dice.choice(list(reader.open)))
+        reader.now += 1.0
         reader.begin(reader.transfer.tick(reader.now))
         counts.append(len(reader.open))
-    assert counts == [4, 4, 4, 4, 4]
+    assert counts[0] == 8
+    assert counts == sorted(counts, reverse=True), "nobody takes the place of one that has ended"
+    assert reader.transfer.requests_good == 1
 
 
 def test_no_request_joins_for_a_rest_that_takes_no_time() -> None:
@@ -158,22 +164,13 @@ def test_no_request_joins_one_that_is_as_fast_as_any_line() -> None:
     slow.start()
     for _ in range(20):
         slow.arrived(1, 0.0)
-    assert len(slow.tick(1.0)) == 3
+    assert len(slow.tick(1.0)) == 7
 
 
 def test_the_next_file_begins_with_as_many_requests_as_paid() -> None:
-    reader = Reader(10_000, set(), 8)
-    assert reader.transfer.requests_good == 1
-    reader.arrive(1)
-    for now in range(1, 4):
-        for request in list(reader.open):
-            for _ in range(4):
-                reader.arrive(request)
-        reader.now = float(now)
-        reader.begin(reader.transfer.tick(reader.now))
-    assert reader.transfer.requests_good == 8
     following = Transfer(10_000, BLOCK, (), 8, requests_first=8)
     assert sorted(read.start for read in following.start()) == [1_250 * i for i in range(8)]
+    assert following.requests_good == 8
     assert len(Transfer(20, BLOCK, (), 8, requests_first=8).start()) == 1
 
 

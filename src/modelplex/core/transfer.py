@@ -6,8 +6,8 @@ first block to its last. What holds after every step:
 1. Each block that has not arrived is in exactly one run, which is read by one request or waits for one.
 2. A run that is being read only shrinks: at its start by what has arrived, at its end by what another one takes.
 3. The first file of a store begins with one request: that is cheapest for small files, and fastest where a store
-   answers at the speed of the line. Further ones join while the rest would still take a while and the last ones to
-   join have paid; those that have not end with their runs. Later files begin with as many as paid before.
+   answers at the speed of the line. Others join if that is slow and the rest would take a while; if they do not pay,
+   they end with their runs. Later files begin with as many as paid before.
 4. A request that brings nothing is tried again, later each time; several in a row of those end the transfer.
 """
 
@@ -29,10 +29,8 @@ PAYS = 1.2
 # A run is not split into parts of fewer blocks: a request costs a round trip.
 SPLIT_BLOCKS_MIN = 2
 
-# A first look at how fast a file comes is taken after so long. So many times as many requests are there when further
-# ones have joined, and they get so long to show what they bring.
+# A first look at how fast a file comes is taken after so long. Those who join then have longer to show what they bring.
 FIRST_LOOK_S = 0.05
-JOIN_FACTOR = 4
 LOOK_S = 0.4
 
 TRIES_MAX = 5
@@ -146,7 +144,7 @@ class Transfer:
     def tick(self, now: float) -> list[Read]:
         """Some time has passed: further requests may join. To be called many times a second."""
         wait_s = LOOK_S if self._joined else FIRST_LOOK_S
-        if self._looked_at is None or now < self._looked_at + wait_s or self._arrived < len(self._reading):
+        if self._looked_at is None or now < self._looked_at + wait_s or not 0 < len(self._reading) <= self._arrived:
             return []
         self._rate = self._arrived / (now - self._looked_at)
         self._looked_at, self._arrived = now, 0
@@ -156,8 +154,8 @@ class Transfer:
         self._is_fast = self._rate * self._block_bytes > FAST_BYTES_S * len(self._reading)
         if len(self._reading) == self._wanted < self._requests_max and not self._is_fast and self._is_worth_it():
             self._rate_before = self._rate
-            self._joined = min(self._requests_max - self._wanted, (JOIN_FACTOR - 1) * self._wanted)
-            self._wanted += self._joined
+            self._joined = self._requests_max - self._wanted
+            self._wanted = self._requests_max
         return self._fill(0.0)
 
     def _is_worth_it(self) -> bool:

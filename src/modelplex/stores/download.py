@@ -20,7 +20,7 @@ from modelplex.stores.source import RangesNotSupportedError, RemoteFile, Source
 from modelplex.threads import in_thread
 
 # Requests for one file at a time, and files of one model at a time.
-REQUESTS_MAX = 8
+REQUESTS_MAX = 10
 FILES_MAX = 4
 
 # How often it is looked whether further requests pay.
