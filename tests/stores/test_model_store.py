@@ -32,7 +32,8 @@ def store_of(source: MemorySource, folder: Path, **options: Any) -> ModelStore:
 
 
 async def test_a_model_is_fetched_loaded_found_and_listed(tmp_path: Path, source: MemorySource) -> None:
-    store = store_of(source, tmp_path)
+    store = store_of(source, tmp_path / "new")
+    assert store.disk_use().models == 0
     path = await store.fetch("a")
     assert path.read_bytes() == b"a"
     assert path.name == "model.bin"

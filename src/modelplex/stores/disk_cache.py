@@ -167,7 +167,7 @@ class DiskCache:
 
     def use(self) -> DiskUse:
         """What it holds now."""
-        held = [size for _, _, size in self._listing()]
+        held = [size for _, _, size in self._listing()] if self.folder.is_dir() else []
         return DiskUse(len(held), sum(held))
 
     async def _taken(self, path: Path) -> "Entry | _Busy | None":

@@ -49,13 +49,14 @@ class ObjectStoreSource:
     folder: Path | None = None
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self.name = url.rstrip("/")
+        self._url = url
+        self.name = _public(url).rstrip("/")
         self._options = dict(options or {})
         self._stores: dict[bool, Any] = {}  # with retries, and without
         self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ObjectStoreSource, (self.name, self._options)  # connections stay in their process
+        return ObjectStoreSource, (self._url, self._options)  # connections stay in their process
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         return await _asked(self._files, key)
@@ -114,7 +115,7 @@ class ObjectStoreSource:
             ) from error
         with self._opening:
             if retries not in self._stores:
-                self._stores[retries] = _store(self.name, self._options, RETRIES_MAX if retries else 0)
+                self._stores[retries] = _store(self._url, self._options, RETRIES_MAX if retries else 0)
             return obstore, self._stores[retries]
 
 
@@ -146,7 +147,12 @@ def _store(url: str, options: dict[str, Any], retries_max: int) -> Any:
     try:
         return from_url(url, **given)
     except (BaseError, ValueError, TypeError) as error:
-        raise StoreConfigError(f"{url} cannot be opened: {_short(error)}") from error
+        raise StoreConfigError(f"{_public(url)} cannot be opened: {_short(error)}") from error
+
+
+def _public(url: str) -> str:
+    """The URL without a user, a password or a query with signatures. In Azure's, a container is before the "@"."""
+    return re.sub(r"^(https?://)[^/@]*@", r"\1", url.partition("?")[0])
 
 
 def _as_aws_tools_find_them(options: dict[str, Any]) -> dict[str, Any]:
