@@ -186,8 +186,8 @@ def _remote_file(key: str, path: str, meta: Mapping[str, Any]) -> RemoteFile:
 
 def _version(meta: Mapping[str, Any]) -> str:
     """The ETag; without one, the time of the last change, if the store told it."""
-    if meta["e_tag"]:
-        return str(meta["e_tag"])
+    if etag := meta["e_tag"]:
+        return str(etag) if etag.startswith(('"', "W/")) else f'"{etag}"'  # Azure lists them without quotes
     at: datetime = meta["last_modified"]
     return at.isoformat() if at.timestamp() > 0 else ""
 
