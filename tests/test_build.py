@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelplex import serve
@@ -136,6 +136,7 @@ _json = st.recursive(
 )
 
 
+@example({"0E0": "1e5"})
 @given(_json)
 def test_whatever_text_is_in_an_option_arrives(data: Any) -> None:
     applications["drawn"] = globals()["drawn"] = served(user_config={"x": data}, max_ongoing_requests=6)

@@ -1,6 +1,7 @@
 """A configuration file for applications that are there already: all their deployments, with the options of the code."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from modelplex.applications import import_application
 from modelplex.config import DeploymentConfig, load
 from modelplex.config_file import hints
+from modelplex.config_file.document import EXPONENT
 from modelplex.config_file.schema import descriptions
 from modelplex.deployment import Node, flatten
 from modelplex.multiplex import Loader, loaders_in
@@ -130,5 +132,9 @@ def _yaml(value: dict[str, Any]) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
+    # Text that our reader would take for a number gets quotes.
+    Dumper.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(f"^(?:{EXPONENT.pattern})$"), list("-+0123456789")
+    )
     text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, width=_WIDE)
     return text

@@ -17,7 +17,7 @@ NUMBER_CHARACTERS_MAX = 100
 BROKEN = object()  # in place of a value that could not be read; what is wrong with it has been said
 
 # Numbers of JSON that YAML 1.1 takes for text, and JSON's two escapes for one character, which YAML does not know.
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 _PAIR = re.compile(r"(\\\\)|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 _TAG = "tag:yaml.org,2002:"
@@ -136,7 +136,7 @@ class _Converter:
 
     def _scalar(self, node: Any, place: Place) -> Any:
         if node.tag in _TEXTS:
-            is_number = not node.style and len(node.value) <= NUMBER_CHARACTERS_MAX and _EXPONENT.fullmatch(node.value)
+            is_number = not node.style and len(node.value) <= NUMBER_CHARACTERS_MAX and EXPONENT.fullmatch(node.value)
             return float(node.value) if is_number else node.value
         if node.tag not in _SCALARS:
             self.findings.wrong(place, f"The tag {shown(node.tag)} is not known here: write a plain value.")
