@@ -169,7 +169,8 @@ def test_no_request_joins_one_that_is_as_fast_as_any_line() -> None:
 
 def test_the_next_file_begins_with_as_many_requests_as_paid() -> None:
     following = Transfer(10_000, BLOCK, (), 8, requests_first=8)
-    assert sorted(read.start for read in following.start()) == [1_250 * i for i in range(8)]
+    ranges = sorted((read.start, read.end) for read in following.start())
+    assert ranges == [(1_250 * i, 1_250 * (i + 1)) for i in range(8)], "nobody asks for what another one reads"
     assert following.requests_good == 8
     assert len(Transfer(20, BLOCK, (), 8, requests_first=8).start()) == 1
 

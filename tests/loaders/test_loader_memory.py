@@ -16,6 +16,7 @@ from modelplex.runtime.give_back import malloc_trim
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.stores,
     pytest.mark.skipif(malloc_trim() is None, reason="the C library is not glibc"),
 ]
 

@@ -19,6 +19,7 @@ def fetch_in_blocks(block_bytes: int) -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch, block_bytes: int = BLOCK_BYTES) -> None:
     for module, name in ((entry, "BLOCK_BYTES"), (download, "BLOCK_BYTES"), (object_store, "_PART_BYTES")):
         monkeypatch.setattr(module, name, block_bytes)
+    monkeypatch.setattr(download, "_requests_good", {})
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from store_settings import BLOCK_BYTES, impatient, small_blocks
 from modelplex.errors import DiskCacheFullError, UnsafeModelFileError
 from modelplex.stores.model_store import ModelStore
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 PATTERN = "{model_id}/weights.bin"
 SIZE_BYTES = 3 * BLOCK_BYTES

@@ -13,7 +13,7 @@ from faulty_proxy import Fault, FaultyProxy, RandomPlan, Rule, faulty_proxy
 from object_servers import ObjectServer, moto, range_server
 from s3_server import aws_environment
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 BODY = bytes(range(256)) * 1000
 KEY = "some model/weights.bin"

@@ -17,10 +17,10 @@ from store_crowd import content
 from store_settings import BLOCK_BYTES, READ_TIMEOUT_S, impatient, small_blocks
 
 from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
-from modelplex.stores import object_store
+from modelplex.stores import download, object_store
 from modelplex.stores.model_store import ModelStore
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 # 16 blocks, the last of them not whole.
 SIZE_BYTES = 16 * BLOCK_BYTES - 1000
@@ -127,7 +127,10 @@ def is_body(body: bytes) -> bool:
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=name_of)
-async def test_what_happens_once_is_survived(store: ModelStore, proxy: FaultyProxy, fault: Callable[[], Fault]) -> None:
+async def test_what_happens_once_is_survived(
+    store: ModelStore, proxy: FaultyProxy, fault: Callable[[], Fault], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "REQUESTS_MAX", 1)  # so that it can be counted what is sent
     proxy.fails(Rule(fault()))
     assert is_body(await fetched(store))
     assert proxy.faults() == {str(fault()): 1}

@@ -11,7 +11,7 @@ first block to its last. What holds after every step:
 4. A request that brings nothing is tried again, later each time; several in a row of those end the transfer.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from modelplex.core.backoff import Backoff
@@ -115,7 +115,8 @@ class Transfer:
 
     def start(self) -> list[Read]:
         """The first requests; none if nothing is missing."""
-        return self._fill(0.0) + self._split()
+        begun = self._take_waiting()
+        return self._reads([*begun, *self._split()])
 
     def arrived(self, request: int, now: float) -> bool:
         """The next block of a request is there. Answers whether it is to go on; if not, it is over."""
@@ -162,29 +163,39 @@ class Transfer:
         return self._rate > 0 and self._missing / self._rate > WORTH_S
 
     def _fill(self, delay_s: float) -> list[Read]:
-        reads: list[Read] = []
-        while self._waiting and len(self._reading) < self._wanted:
-            reads.append(self._read(self._waiting.pop(0), delay_s))
-        return reads + (self._split() if self._is_worth_it() else [])
+        begun = self._take_waiting()
+        joining = self._split() if self._is_worth_it() else []
+        return self._reads(begun, delay_s) + self._reads(joining)
 
-    def _split(self) -> list[Read]:
+    def _take_waiting(self) -> list[int]:
+        """Requests for runs that wait."""
+        begun = []
+        while self._waiting and len(self._reading) < self._wanted:
+            begun.append(self._begin(self._waiting.pop(0)))
+        return begun
+
+    def _split(self) -> list[int]:
         """Requests for halves of what others read, as many as are wanted."""
-        reads: list[Read] = []
+        begun = []
         while self._reading and len(self._reading) < self._wanted:
             longest = max(self._reading.values(), key=lambda run: run.blocks)
             if longest.blocks < 2 * SPLIT_BLOCKS_MIN:
                 break
             middle = longest.at + longest.blocks // 2
-            part = _Run(middle, longest.end)
+            begun.append(self._begin(_Run(middle, longest.end)))
             longest.end = middle
-            reads.append(self._read(part, 0.0))
-        return reads
+        return begun
 
-    def _read(self, run: _Run, delay_s: float) -> Read:
+    def _begin(self, run: _Run) -> int:
         self._numbers += 1
         self._reading[self._numbers] = run
-        end = min(self._size_bytes, run.end * self._block_bytes)
-        return Read(self._numbers, run.at * self._block_bytes, end, delay_s)
+        return self._numbers
+
+    def _reads(self, requests: Iterable[int], delay_s: float = 0.0) -> list[Read]:
+        """What to ask for. The runs have been split as much as they are to be: nobody asks for what others will."""
+        runs = ((request, self._reading[request]) for request in requests)
+        size, block = self._size_bytes, self._block_bytes
+        return [Read(request, run.at * block, min(size, run.end * block), delay_s) for request, run in runs]
 
 
 def _runs(blocks: int, arrived: Collection[int]) -> list[_Run]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.stores import servers
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 BODY = bytes(range(256)) * 400
 

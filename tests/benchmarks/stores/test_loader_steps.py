@@ -40,6 +40,7 @@ def test_a_model_is_loaded_and_read(loader: str, system: str, folder: Path) -> N
 
 
 @pytest.mark.system
+@pytest.mark.stores
 def test_models_are_written_once_for_each_ending_about_as_large_as_wanted(tmp_path: Path) -> None:
     paths = loading.written(tmp_path, 3_000_000, ("safetensors", "safetensors-torch", "torch"))
     assert paths["safetensors"] == paths["safetensors-torch"]

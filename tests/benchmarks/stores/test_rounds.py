@@ -109,6 +109,7 @@ def test_a_stopwatch_tells_wall_and_cpu() -> None:
 
 
 @pytest.mark.system
+@pytest.mark.stores
 def test_a_step_that_fails_says_why() -> None:
     with pytest.raises(BenchmarkError, match=r"ended with 1:(?s:.*)FileNotFoundError"):
         in_process("clients:measure", "nobody", "here", "/nonexistent/x/y", 0)

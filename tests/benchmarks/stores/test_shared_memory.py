@@ -8,7 +8,7 @@ from benchmarks.stores.loading import written
 from benchmarks.stores.memory import LOADERS
 from benchmarks.stores.steps import in_process
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 MODEL_BYTES = 20_000_000
 

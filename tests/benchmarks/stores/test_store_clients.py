@@ -12,7 +12,7 @@ from benchmarks.stores.clients import BUCKET, CLIENTS, OBJECT, SMALL
 from benchmarks.stores.fetching import write_random
 from benchmarks.stores.steps import in_process
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 OBJECT_BYTES = 20_000_000  # more than one part of those who fetch in parts
 
