@@ -1,10 +1,12 @@
+import os
 import pickle
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelplex.stores.object_store import ObjectStoreSource, _conditions, _version
+from modelplex.stores.object_store import ObjectStoreSource, _as_aws_tools_find_them, _conditions, _version
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,26 @@ def test_a_store_is_asked_for_one_version(etag: str | None, changed: datetime, c
 def test_a_version_is_the_same_however_it_was_found() -> None:
     head, listed = ({"e_tag": etag, "last_modified": CHANGED} for etag in ('"0x8DE"', "0x8DE"))
     assert _version(head) == _version(listed)
+
+
+def test_a_profile_says_what_the_environment_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text("[work]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    (tmp_path / "config").write_text("[profile work]\nregion = eu-west-1\nendpoint_url = http://127.0.0.1:9000\n")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    found = _as_aws_tools_find_them({})
+    assert (found["endpoint"], found["region"]) == ("http://127.0.0.1:9000", "eu-west-1")
+    credentials = found["credential_provider"]()
+    assert (credentials["access_key_id"], credentials["secret_access_key"]) == ("key", "secret")
+    given = {"access_key_id": "other", "secret_access_key": "one", "endpoint": "https://minio"}
+    assert _as_aws_tools_find_them(given) == given
+
+
+def test_the_environment_says_where_s3_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    assert _as_aws_tools_find_them({"region": "x"}) == {"endpoint": "http://127.0.0.1:9000", "region": "x"}

@@ -90,7 +90,7 @@ async def _in_one(job: _Job) -> None:
     """By one answer that has it all: there are no ranges, or no version to tell whether two answers are of one file."""
     for tries in itertools.count(1):
         try:
-            await _FileDownload(job, (), requests_max=1, tries_max=1).run()
+            await _FileDownload(job, (), in_one=True).run()
             break
         except StoreError as error:
             if tries == TRIES_MAX or isinstance(error, StoreConfigError):
@@ -99,11 +99,9 @@ async def _in_one(job: _Job) -> None:
 
 
 class _FileDownload:
-    """One file on its way, by as many requests at a time as pay."""
+    """One file on its way, by as many requests at a time as pay; or by one, which is not tried again."""
 
-    def __init__(
-        self, job: _Job, arrived: Iterable[int], *, requests_max: int = REQUESTS_MAX, tries_max: int = TRIES_MAX
-    ) -> None:
+    def __init__(self, job: _Job, arrived: Iterable[int], *, in_one: bool = False) -> None:
         self._job = job
         there = set(arrived)
         self._bytes = sum(map(job.block_bytes, there))
@@ -111,9 +109,9 @@ class _FileDownload:
             job.file.size_bytes,
             BLOCK_BYTES,
             there,
-            requests_max,
+            1 if in_one else REQUESTS_MAX,
             requests_first=_requests_good.get(job.source.name, 1),
-            tries_max=tries_max,
+            tries_max=1 if in_one else TRIES_MAX,
         )
         self._lock = threading.Lock()  # for the two above, which the threads of all requests change
         self._over = threading.Event()

@@ -7,6 +7,7 @@ when a thread of theirs is about to wake an event loop that is gone.
 import asyncio
 import contextlib
 import importlib.util
+import os
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -157,8 +158,6 @@ def _public(url: str) -> str:
 
 def _as_aws_tools_find_them(options: dict[str, Any]) -> dict[str, Any]:
     """Endpoint, region and credentials from the environment and, by boto3, from profiles, unless they are given."""
-    import os
-
     found: dict[str, Any] = {}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         found["endpoint"] = endpoint
