@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -133,9 +134,9 @@ async def _measure(client: str, server: str, folder: Path, crc32: int) -> Figure
         path = await fetch(OBJECT, folder / OBJECT)
         figures = watch.figures(server)
         if client == "modelplex":
-            again = Stopwatch()
+            began_s = time.perf_counter()
             await fetch(OBJECT, folder / OBJECT)
-            figures |= again.figures(f"{server}, fetched before")
+            figures[f"{server}, fetched before, s"] = time.perf_counter() - began_s
         if checksum(path) != crc32:
             raise ValueError(f"{client} brought another file than there is")
         return figures
