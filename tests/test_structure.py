@@ -13,7 +13,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"core", "errors"},
     {"wire", "config", "status"},
-    {"context", "config_file", "safetensors_header"},
+    {"context", "config_file", "safetensors_header", "file_safety"},
     {"response", "metrics", "loaded", "threads", "weights"},
     {"multiplex", "handle", "batching", "ingress", "loaders", "stores", "skeletons", "adapters"},
     {"deployment", "observe"},

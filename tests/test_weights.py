@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelplex.errors import InvalidModelFileError
+from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
 from modelplex.weights import mapped_tensors
 
 DTYPES = [torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32]
@@ -86,4 +87,11 @@ def test_what_is_more_than_a_state_dict_is_told(tmp_path: Path, saved: Any) -> N
 
 def test_a_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFileError, match="is a folder"), mapped_tensors(tmp_path):
+        pass
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "file", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data.pkl", bytes(100 * 2**20))
+    with pytest.raises(UnsafeModelFileError, match="like a zip bomb"), mapped_tensors(tmp_path / "file"):
         pass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
+from modelplex.file_safety import zip_members
 from modelplex.safetensors_header import TensorInfo, read_header
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def mapped_tensors(path: Path) -> "Iterator[dict[str, torch.Tensor]]":
     with path.open("rb") as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
     if is_zip:
+        zip_members(path, trusted=False, advice="Better still, save it as safetensors.")
         yield _state_dict(path)
         return
     yield _safetensors(path)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelplex.errors import InvalidModelFileError, ModelplexError
-from modelplex.loaders.safety import check_links
+from modelplex.file_safety import check_links
 
 
 def model_file(path: Path, *endings: str, trusted: bool) -> Path:

@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
+from modelplex.file_safety import TRUST, check_links, inside
 from modelplex.loaded import Loaded
 from modelplex.loaders import boosters, onnx, skops
 from modelplex.loaders.files import needs, reading
 from modelplex.loaders.object_bytes import object_bytes
-from modelplex.loaders.safety import TRUST, check_links, inside
 
 MLMODEL = "MLmodel"
 MLMODEL_BYTES_MAX = 10_000_000

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from modelplex.errors import InvalidModelFileError
+from modelplex.file_safety import inside
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
 from modelplex.loaders.onnx_file import OnnxTensors, tensors_of
-from modelplex.loaders.safety import inside
 
 
 def load(

@@ -4,10 +4,10 @@ import pickle
 from pathlib import Path
 
 from modelplex.errors import UnsafeModelFileError
+from modelplex.file_safety import TRUST
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
 from modelplex.loaders.object_bytes import object_bytes
-from modelplex.loaders.safety import TRUST
 
 
 def load(path: Path, *, trusted: bool = False) -> Loaded:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from modelplex.errors import InvalidModelFileError
+from modelplex.file_safety import check_links, inside
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
-from modelplex.loaders.safety import check_links, inside
 from modelplex.loaders.tensors import Tensors
 from modelplex.safetensors_header import Header, read_header
 

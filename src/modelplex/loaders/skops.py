@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelplex.errors import UnsafeModelFileError
+from modelplex.file_safety import TRUST, zip_members
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
 from modelplex.loaders.object_bytes import object_bytes
-from modelplex.loaders.safety import TRUST, zip_members
 
 
 def load(path: Path, *, trusted: bool = False, trusted_types: Sequence[str] = ()) -> Loaded:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
+from modelplex.file_safety import TRUST, zip_members
 from modelplex.loaded import Loaded
 from modelplex.loaders.files import model_file, needs, reading
-from modelplex.loaders.safety import TRUST, zip_members
 from modelplex.loaders.tensors import Tensors
 
 # torch.export has one state for all threads, and fails in all but the first.

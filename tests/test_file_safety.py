@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from modelplex import file_safety as safety
 from modelplex.config import LOADERS
 from modelplex.config import load as import_path
 from modelplex.errors import InvalidModelFileError, UnsafeModelFileError
-from modelplex.loaders import safety
-from modelplex.loaders.safety import check_links, inside, zip_members
+from modelplex.file_safety import check_links, inside, zip_members
 
 
 def archive(path: Path, *members: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -14,9 +14,10 @@ ZIP_MEMBERS_MAX = 200_000
 TRUST = "If you trust whoever can write it, load it with trusted=True."
 
 
-def zip_members(path: Path, *, trusted: bool) -> list[str]:
+def zip_members(path: Path, *, trusted: bool, advice: str = TRUST) -> list[str]:
     """The names in a zip archive, which is found harmless. `UnsafeModelFileError` if it is not, or no zip archive.
 
+    `advice` is what else can be done about it.
     What an archive says of its sizes is what every reader of it allocates and stops at.
     """
     try:
@@ -27,14 +28,14 @@ def zip_members(path: Path, *, trusted: bool) -> list[str]:
     if not trusted:
         if len(members) > ZIP_MEMBERS_MAX:
             raise UnsafeModelFileError(
-                f"'{path.name}' has {len(members)} members, more than {ZIP_MEMBERS_MAX}, like a zip bomb. {TRUST}"
+                f"'{path.name}' has {len(members)} members, more than {ZIP_MEMBERS_MAX}, like a zip bomb. {advice}"
             )
         # Not what the members say that they take packed: those of a bomb may overlap.
         packed, unpacked = path.stat().st_size, sum(member.file_size for member in members)
         if unpacked > max(ZIP_HARMLESS_BYTES, ZIP_RATIO_MAX * packed):
             raise UnsafeModelFileError(
                 f"'{path.name}' has {packed} bytes and unpacks to {unpacked}, more than {ZIP_RATIO_MAX} times as many, "
-                f"like a zip bomb. Save it without compression. {TRUST}"
+                f"like a zip bomb. Save it without compression. {advice}"
             )
     return [member.filename for member in members]
 
