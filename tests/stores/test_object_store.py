@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 
-from modelplex.stores.object_store import ObjectStoreSource, _as_aws_tools_find_them, _conditions, _version
+from modelplex.errors import StoreConfigError
+from modelplex.stores.object_store import ObjectStoreSource, _as_aws_tools_find_them, _conditions, _translated, _version
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,13 @@ def test_the_environment_says_where_s3_is(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     assert _as_aws_tools_find_them({"region": "x"}) == {"endpoint": "http://127.0.0.1:9000", "region": "x"}
+
+
+def test_who_has_no_credentials_is_told_what_to_do() -> None:
+    with (
+        pytest.raises(StoreConfigError, match=r"no credentials were found\. Set AWS_ACCESS"),
+        _translated("s3://b", "m"),
+    ):
+        raise GenericError(
+            "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1 ms - 403"
+        )

@@ -29,6 +29,9 @@ READ_TIMEOUT_S = 20.0
 
 _PART_BYTES = 2 * 2**20
 
+# Where a machine of Amazon's has credentials: the last place that is looked at.
+_METADATA = "169.254.169.254"
+
 # Its own, so that a store that does not answer holds up nobody's event loop at its end, nor other work in threads.
 _threads = ThreadPoolExecutor(16, thread_name_prefix="modelplex-ask")
 
@@ -220,6 +223,11 @@ def _translated(name: str, key: str, *, changed: bool = False) -> "Any":
         text = str(error)
         if "range" in text.lower() and ("partial" in text.lower() or "not support" in text.lower()):
             raise RangesNotSupportedError(place) from error
+        if _METADATA in text:
+            raise StoreConfigError(
+                f"{place}: no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, use a profile "
+                f"with boto3 installed, or say options={{'skip_signature': True}} for a public bucket. {_short(error)}"
+            ) from error
         if "NoSuchBucket" in text or isinstance(error, exceptions.NotSupportedError | exceptions.InvalidPathError):
             raise StoreConfigError(f"{place}: {_short(error)}") from error
         raise StoreError(f"{place} cannot be read. {_short(error)}") from error
