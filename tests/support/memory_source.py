@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 
 from modelplex.errors import StoreError
 from modelplex.stores.source import FileChangedError, RangesNotSupportedError, RemoteFile
@@ -19,8 +18,6 @@ class MemorySource:
     spoil: what becomes of an answer.
     """
 
-    folder: Path | None = None
-
     def __init__(self, contents: dict[str, bytes], *, name: str = "memory://models") -> None:
         self.name = name
         self.contents = contents
@@ -30,6 +27,9 @@ class MemorySource:
         self.away = False
         self.ranges = True
         self._lock = threading.Lock()
+
+    def place(self, key: str) -> None:
+        return None
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         if self.away:

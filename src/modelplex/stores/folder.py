@@ -14,18 +14,15 @@ _PART_BYTES = 4 * 2**20
 class FolderSource:
     """Files below a folder. Links may point anywhere inside of it, and nowhere else."""
 
-    folder: Path | None
-
     def __init__(self, folder: str | Path) -> None:
         self._root = Path(folder).expanduser().absolute()
-        self.folder = self._root
         self.name = self._root.as_uri()
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         return await asyncio.to_thread(self._files, key)
 
     def _files(self, key: str) -> list[RemoteFile]:
-        path = self._inside(key)
+        path = self.place(key)
         if not key.endswith("/"):
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist")
@@ -34,10 +31,10 @@ class FolderSource:
         names = [p.relative_to(path).as_posix() for p in below]
         if not names:
             raise FileNotFoundError(f"{path} has no files")
-        return [_remote_file(key + name, name, self._inside(key + name)) for name in names]
+        return [_remote_file(key + name, name, self.place(key + name)) for name in names]
 
     def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
-        path = self._inside(file.key)
+        path = self.place(file.key)
         for at in range(start, end, _PART_BYTES):
             yield _part(path, file, at, min(end, at + _PART_BYTES))
 
@@ -52,16 +49,13 @@ class FolderSource:
 
     def _keys(self, folder: str) -> Sequence[str]:
         keys = []
-        for place, _, names in os.walk(self._inside(folder)):
+        for place, _, names in os.walk(self.place(folder)):
             inside = PurePosixPath(Path(place).relative_to(self._root).as_posix())
             keys += [(inside / name).as_posix() for name in names]
         return keys
 
     def place(self, key: str) -> Path:
         """Where a file or folder lies. `UnsafeModelFileError` if a link leads out of this folder."""
-        return self._inside(key)
-
-    def _inside(self, key: str) -> Path:
         path = self._root / key
         if not path.resolve().is_relative_to(self._root.resolve()):
             raise UnsafeModelFileError(f"{path} leads out of {self._root}: links may only point inside of it.")

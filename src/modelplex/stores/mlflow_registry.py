@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from modelplex.config import check_model_id
@@ -167,7 +166,9 @@ class MlflowSource:
         self._open_source = open_source
         self._places: OrderedDict[str, tuple[Source, str]] = OrderedDict()
         self.name = "models:/" if self._registry.uri is None else f"models:/ of {_public(self._registry.uri)}"
-        self.folder: Path | None = None
+
+    def place(self, key: str) -> None:
+        return None  # also of a folder on this machine, which whoever trains may remove
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         """The files of a version, or some of them. FileNotFoundError if there are none."""

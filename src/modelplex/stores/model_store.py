@@ -113,8 +113,8 @@ class ModelStore:
                     raise
                 log.warning("Model '%s' is as it was fetched last: %s", model_id, error)
                 return kept
-            if isinstance(self._source, FolderSource):
-                return self._source.place(key)
+            if (place := self._source.place(key)) is not None:
+                return place
             try:
                 return await self._cached(model_id, key, files)
             except FileChangedError:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from modelplex.errors import StoreConfigError, StoreError
@@ -50,8 +50,6 @@ class ObjectStoreSource:
     installed. Raises `StoreConfigError` if the URL or an option cannot be.
     """
 
-    folder: Path | None = None
-
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._url = url
         self.name = _public(url).rstrip("/")
@@ -61,6 +59,9 @@ class ObjectStoreSource:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectStoreSource, (self._url, self._options)  # connections stay in their process
+
+    def place(self, key: str) -> None:
+        return None
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         return await _asked(self._files, key)

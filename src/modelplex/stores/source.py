@@ -36,11 +36,16 @@ class Source(Protocol):
 
     Attributes:
         name: what it is called in messages and in the keys of the disk cache, without credentials; a URL.
-        folder: where its files lie on this machine, if they do, so that nobody copies them; else None.
     """
 
     name: str
-    folder: Path | None
+
+    def place(self, key: str) -> Path | None:
+        """Where that file or folder lies on this machine, if it does, so that nobody copies it; else None.
+
+        Raises `UnsafeModelFileError` if a link leads to it from elsewhere.
+        """
+        ...
 
     async def files(self, key: str) -> Sequence[RemoteFile]:
         """The file of that key, or all those below it if it ends with "/".
