@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import threading
 import zlib
@@ -282,11 +281,6 @@ class Entry:
         beside = self.path / f"{_CHECKS}.{os.getpid()}.{threading.get_ident()}"
         beside.write_text(json.dumps({"boot": boot_id(), "files": known}))
         os.replace(beside, self.path / _CHECKS)
-
-    def start_over(self) -> None:
-        """Drop what has arrived so far."""
-        self._forget_blocks()
-        shutil.rmtree(self.path / _PARTIAL, ignore_errors=True)
 
     def _forget_blocks(self) -> None:
         for noted in self.path.glob(f"{_BLOCKS}*"):
