@@ -49,6 +49,38 @@ class InvalidHeaderError(ModelplexError, ValueError):
     fault = Fault.CLIENT
 
 
+class InvalidRequestError(ModelplexError, ValueError):
+    """A request is not what its protocol says: its body cannot be read, or it names two models."""
+
+    status = 400
+    fault = Fault.CLIENT
+
+
+class InvalidTensorError(InvalidRequestError):
+    """A tensor is not what its datatype and its shape say, or cannot be sent in the form that was asked for."""
+
+
+class UnauthenticatedError(ModelplexError):
+    """The request needs an API key, and has none, or one that is not known or has expired."""
+
+    status = 401
+    fault = Fault.CLIENT
+
+
+class PermissionDeniedError(ModelplexError):
+    """The request's API key does not allow its application or its model, whether there is such a model or not."""
+
+    status = 403
+    fault = Fault.CLIENT
+
+
+class RateLimitError(ModelplexError):
+    """The request's API key has made as many requests as it allows; `retry_after_s` says when it allows the next."""
+
+    status = 429
+    fault = Fault.CLIENT
+
+
 class RouteNotFoundError(ModelplexError):
     """No application is served under this path."""
 
@@ -184,6 +216,20 @@ class ModelTooLargeError(ModelLoadError):
     """The model is larger than all the room that the cache may take (`max_bytes_per_replica`)."""
 
 
+class ModelPinnedError(ModelplexError):
+    """The model is pinned, and what was asked for cannot be done to it; or it would be one too many to be pinned."""
+
+    status = 409
+    fault = Fault.CLIENT
+
+
+class AliasNotSetError(ModelplexError):
+    """An alias cannot be made to stand for this, or not here, but only in the store itself."""
+
+    status = 409
+    fault = Fault.CLIENT
+
+
 class InvalidModelFileError(ModelplexError):
     """The file of a model is not what its loader can load: another format, another architecture, damaged."""
 
@@ -249,6 +295,12 @@ class RequestTimeoutError(ModelplexError, TimeoutError):
     """The request was not answered within its time."""
 
     status = 504
+
+
+class CredentialsError(ModelplexError, ValueError):
+    """What protects the links between machines is missing, or not what it should be: certificates, the secret."""
+
+    fault = Fault.USER_CODE
 
 
 class ProtocolError(ModelplexError):

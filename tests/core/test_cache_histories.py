@@ -26,7 +26,7 @@ from modelplex.core import popularity as popularity_module
 from modelplex.core.allocation import Allocator
 from modelplex.core.backoff import Backoff
 from modelplex.core.budget import UNLIMITED
-from modelplex.core.cache import Command, Grant, Load, ModelCache, Reject, Start, Unload, Why
+from modelplex.core.cache import Command, Grant, Load, ModelCache, Reason, Reject, Start, Unload, Why
 from modelplex.core.eviction import GDSF, LRU, IdleModel
 from modelplex.core.idle import CLEARLY_LOG2, IdleModels
 from modelplex.core.learned import Known, Learned
@@ -1186,10 +1186,8 @@ class UnloadsTwice(Allocator):
 
 
 class LoadsTwice(ModelCache):
-    def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
-    ) -> list[Command]:
-        commands = super().acquire(ticket, model_id, owner, now, hurried=hurried, share=share)
+    def acquire(self, ticket: int, model_id: str, owner: Hashable, now: float, **how: Any) -> list[Command]:
+        commands = super().acquire(ticket, model_id, owner, now, **how)
         return commands or [Load(model_id) for loading in self.loading if loading == model_id]
 
 
@@ -1357,7 +1355,7 @@ class GrantsWhatIsNotPaidFor(Allocator):
 class EvictsMoreThanItNeeds(Allocator):
     def _settle(self, commands: list[Command], now: float) -> bool:
         if self._shelf.settling and (victim := self._idle.victim()) is not None:
-            commands.append(self.evict(victim))
+            commands.append(self.evict(victim, Reason.SIZE, now))
         return super()._settle(commands, now)
 
 
@@ -1496,7 +1494,7 @@ class UnloadsWhatIsRetiredAtOnce(ModelCache):
         entry = self._shelf.entries.get(model_id)
         if entry is None or entry.phase is not Phase.RESIDENT:
             return super().retire(model_id, now)
-        return [self._allocator.evict(model_id), *self._allocator.make_room(now)]
+        return [self._allocator.evict(model_id, Reason.RETIRED, now), *self._allocator.make_room(now)]
 
 
 class KeepsTheRetired(ModelCache):
@@ -1581,10 +1579,8 @@ class WaitsBeyondItsTime(Allocator):
 
 
 class LetsTheHurriedWait(ModelCache):
-    def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
-    ) -> list[Command]:
-        return super().acquire(ticket, model_id, owner, now, share=share)
+    def acquire(self, ticket: int, model_id: str, owner: Hashable, now: float, **how: Any) -> list[Command]:
+        return super().acquire(ticket, model_id, owner, now, **{**how, "hurried": False})
 
 
 class ForgetsTheTickForACheapPlace(Allocator):

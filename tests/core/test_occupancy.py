@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from modelplex.core.occupancy import Occupancy, Promises
+from modelplex.core.occupancy import TOLD_MAX, Occupancy, Promises
 
 HISTORIES = 200
 
@@ -364,3 +364,52 @@ def test_a_planted_bug_of_beliefs_is_caught(bug: type[Occupancy[int]]) -> None:
 def test_a_planted_bug_of_promises_is_caught(bug: type[Promises[int]]) -> None:
     with pytest.raises(BrokenError):
         play_many(play_promises, bug)
+
+
+# Many routers
+
+
+def full_of_doubters(slots_max: int, routers: int) -> Occupancy[str]:
+    """All slots are taken, and every router has been refused, in the order of their numbers."""
+    occupancy = make(slots_max, *(f"r{number:03d}" for number in range(routers)))
+    for _ in range(slots_max):
+        assert occupancy.begin("r000")
+    for number in range(routers):
+        assert not occupancy.begin(f"r{number:03d}")
+        occupancy.told(f"r{number:03d}")
+    return occupancy
+
+
+def test_of_many_routers_a_few_hear_of_a_free_slot_those_first_that_have_waited_longest() -> None:
+    occupancy = full_of_doubters(5, 100)
+    occupancy.end("r000")
+    assert list(occupancy.mistaken()) == [f"r{number:03d}" for number in range(1, 1 + TOLD_MAX)]
+    assert occupancy.more_mistaken
+
+
+def test_all_hear_of_it_in_the_end_if_nobody_takes_it() -> None:
+    occupancy = full_of_doubters(5, 100)
+    occupancy.end("r000")
+    told: list[str] = []
+    while occupancy.more_mistaken:
+        told += occupancy.mistaken()
+    assert sorted(told) == [f"r{number:03d}" for number in range(1, 100)]
+
+
+def test_one_that_comes_in_vain_goes_to_the_end_of_the_line() -> None:
+    occupancy = full_of_doubters(1, 20)
+    occupancy.end("r000")
+    first = list(occupancy.mistaken())
+    assert occupancy.begin("r000")
+    for router in first:
+        assert not occupancy.begin(router)
+        occupancy.told(router)
+    occupancy.end("r000")
+    assert not set(occupancy.mistaken()) & set(first)
+
+
+def test_more_hear_of_it_when_there_are_more_slots() -> None:
+    occupancy = full_of_doubters(20, 100)
+    for _ in range(20):
+        occupancy.end("r000")
+    assert len(occupancy.mistaken()) == 40

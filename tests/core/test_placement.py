@@ -7,8 +7,10 @@ import pytest
 
 from modelplex.core import rendezvous, routing
 from modelplex.core.admission import UNLIMITED, Request
+from modelplex.core.costs import CROWDED, MARGIN_S
 from modelplex.core.estimates import Estimates
-from modelplex.core.placement import CROWDED, MARGIN_S, SCORED_MAX, SHARED_S, SHARED_SCORED_MAX, Fleet
+from modelplex.core.free import FreeReplicas
+from modelplex.core.placement import SCORED_MAX, SHARED_S, SHARED_SCORED_MAX, Fleet
 from modelplex.core.residency import ReplicaView
 from modelplex.core.routing import Router, Send
 
@@ -23,8 +25,12 @@ def replica(
     room: int | None = 2,
     loads_max: int = UNLIMITED,
     harm_s: float = 0.0,
+    machine: str = "",
+    near: bool = False,
 ) -> ReplicaView:
-    view = ReplicaView(replica_id, slots, room, loads_max=loads_max, harm_s=harm_s)
+    view = ReplicaView(
+        replica_id, slots, room, loads_max=loads_max, harm_s=harm_s, machine="here" if near else machine, near=near
+    )
     for model_id in loaded:
         view.told_loaded(model_id)
     return view
@@ -136,7 +142,7 @@ def test_without_a_model_and_of_many_replicas_all_take_turns() -> None:
         view = together.views[seen[-1]]
         run(view)
         view.sent_last = number
-        together.sent(view)
+        together.free.sent(view)
     assert sorted(seen) == sorted(2 * [view.replica_id for view in views])
 
 
@@ -408,7 +414,7 @@ def test_the_only_one_of_many_with_a_free_slot_is_found(free_room: int) -> None:
         together = fleet(*views, replica("free", room=free_room))
         for view in views:
             run(view)
-            together.sent(view)
+            together.free.sent(view)
         assert chosen(together, f"m{number}") == "free"
 
 
@@ -425,10 +431,10 @@ def test_a_replica_that_was_full_is_found_when_it_has_a_slot_again() -> None:
     together = fleet(a, b)
     for view in (a, b):
         run(view)
-        together.sent(view)
-    assert together._some_free() == []
+        together.free.sent(view)
+    assert together.free.some(1) == []
     b.slots.give_back()
-    together.freed(b)
+    together.free.freed(b)
     assert [chosen(together, model_id) for model_id in ("", "m")] == ["b", "b"]
 
 
@@ -436,9 +442,9 @@ def test_a_replica_that_has_left_does_not_come_back_with_a_free_slot() -> None:
     a, b = replica("a"), replica("b")
     together = fleet(a, b)
     together.leave("a")
-    together.freed(a)
+    together.free.freed(a)
     together.index(a, "m")
-    assert together._some_free() == [b]
+    assert together.free.some(SCORED_MAX) == [b]
     assert [chosen(together, f"m{number}") for number in range(20)] == ["b"] * 20
 
 
@@ -514,51 +520,6 @@ def test_room_is_waited_for_rather_than_evicting_at_once() -> None:
     assert all(chosen(fleet(a, b), f"m{number}") == "a" for number in range(20))
 
 
-# Expected times
-
-
-def test_a_free_slot_is_there_at_once() -> None:
-    a = replica("a", slots=2)
-    run(a)
-    assert fleet(a).slot_s(a, 0.0) == 0.0
-
-
-def test_the_next_slot_comes_with_the_request_that_has_the_least_left() -> None:
-    a = replica("a", slots=2)
-    run(a, sent=0.0)
-    run(a, sent=0.04)
-    assert fleet(a).slot_s(a, 0.04) == pytest.approx(0.06)
-
-
-def test_a_call_that_has_run_for_seconds_is_not_nearly_done() -> None:
-    a = replica("a")
-    run(a)
-    assert fleet(a).slot_s(a, 4.0) == 4.0
-
-
-def test_a_request_that_waits_for_its_load_keeps_its_slot_as_long_as_that_takes() -> None:
-    a = replica("a")
-    a.told_loading("m", 0.0)
-    run(a, "m")
-    assert fleet(a).slot_s(a, 0.25) == 0.75
-
-
-def test_those_who_wait_already_come_first() -> None:
-    a = replica("a", slots=2)
-    run(a)
-    run(a)
-    a.queued = 6
-    assert fleet(a).slot_s(a, 0.0) == pytest.approx(SERVICE_S + 6 * SERVICE_S / 2)
-
-
-def test_what_other_routers_run_is_expected_to_last_as_long_again_as_no_slot_came_free() -> None:
-    a = replica("a")
-    a.slots.told(1)
-    assert [fleet(a).slot_s(a, now) for now in (0.0, 50.0)] == [SERVICE_S, 50.0]
-    a.slot_freed = 49.0
-    assert fleet(a).slot_s(a, 50.0) == 1.0
-
-
 def test_patience_lasts_as_long_as_a_load_elsewhere_would_cost() -> None:
     together = fleet()
     together.estimates.saw_load("slow", 30.0)
@@ -567,15 +528,104 @@ def test_patience_lasts_as_long_as_a_load_elsewhere_would_cost() -> None:
     assert together.patience_s("fast") == pytest.approx(1.1)
 
 
-def test_slots_that_others_hold_while_models_load_come_free_after_the_loads() -> None:
-    a = replica("a")
-    a.slots.told(1)
-    a.told_loading("m", 0.0)
-    a.slot_freed = 50.0
-    assert fleet(a).slot_s(a, 50.0) == SERVICE_S
-    a.slot_freed = 0.0
-    assert fleet(a).slot_s(a, 0.5) == 0.5
-    assert fleet(a).slot_s(a, 4.0) == 4.0
+# Nearness
+
+
+def test_without_a_model_a_near_replica_comes_before_equals() -> None:
+    far, near = [replica(f"f{n}", slots=2) for n in range(20)], replica("near", slots=2, near=True)
+    together = fleet(*far, near)
+    assert chosen(together, "") == "near"
+    run(near)
+    together.free.sent(near)
+    assert chosen(together, "") != "near"
+
+
+def test_near_replicas_take_turns() -> None:
+    views = [replica(f"r{n}", slots=9, near=n < 3) for n in range(9)]
+    together, order = fleet(*views), []
+    for number in range(9):
+        view = together.choose("", 0.0)
+        assert view is not None
+        view.sent_last = number + 1
+        together.free.sent(view)
+        order.append(view.replica_id)
+    assert order == ["r0", "r1", "r2"] * 3
+
+
+def test_of_several_holders_the_near_one_is_used_until_it_is_crowded() -> None:
+    far, near = replica(in_order("m", "a", "b")[0], "m", slots=4), replica(in_order("m", "a", "b")[1], "m", slots=4)
+    assert chosen(fleet(far, near), "m") == far.replica_id
+    near.near, near.far = True, False
+    for _ in range(int(4 * CROWDED) + 1):
+        assert chosen(fleet(far, near), "m") == near.replica_id
+        run(near)
+    assert chosen(fleet(far, near), "m") == far.replica_id
+
+
+def test_of_many_holders_the_near_one_is_found() -> None:
+    views = [replica(f"r{n}", "m", slots=4, near=n == 17) for n in range(10 * SCORED_MAX)]
+    together = fleet(*views)
+    assert {chosen(together, "m") for _ in range(20)} == {"r17"}
+
+
+def test_where_a_cold_model_is_loaded_does_not_depend_on_who_asks() -> None:
+    """Or routers on different machines would load it twice."""
+    for number in range(20):
+        routers = [fleet(*(replica(r, near=r == own) for r in "abc")) for own in "abc"]
+        assert len({chosen(together, f"m{number}") for together in routers}) == 1
+
+
+# Files on disks
+
+
+def test_of_places_as_good_the_one_on_a_machine_with_the_file_is_taken() -> None:
+    for number in range(20):
+        model_id = f"m{number}"
+        views = [replica(r, machine=r) for r in "abcd"]
+        for shared in (False, True):
+            together = seen_shared(*views) if shared else fleet(*views)
+            for holder in "abcd":
+                together.disks = type(together.disks)()
+                together.costs.disks = together.disks
+                together.disks.told(holder, [model_id])
+                assert chosen(together, model_id) == holder
+
+
+def test_a_machine_with_the_file_is_found_among_many() -> None:
+    views = [replica(f"r{n}", machine=f"machine-{n}") for n in range(20 * SCORED_MAX)]
+    together = fleet(*views)
+    together.disks.told("machine-77", ["m"])
+    assert chosen(together, "m") == "r77"
+
+
+def test_a_file_is_no_reason_to_evict_nor_to_wait() -> None:
+    with_file, other = replica("a", room=0, machine="a"), replica("b", machine="b")
+    together = fleet(with_file, other)
+    together.disks.told("a", ["m"])
+    assert chosen(together, "m") == "b"
+    with_file.told_room(2)
+    together.index(with_file, "m")
+    assert chosen(together, "m") == "a"
+    run(with_file)
+    assert chosen(together, "m") == "b"
+
+
+def test_where_all_must_evict_a_fetch_is_weighed_against_the_harm() -> None:
+    with_file, other = replica("a", room=0, harm_s=0.05, machine="a"), replica("b", room=0, machine="b")
+    together = fleet(with_file, other)
+    together.disks.told("a", ["m"])
+    assert chosen(together, "m") == "a"
+    with_file.told_harm(0.5)
+    assert chosen(together, "m") == "b"
+
+
+def test_the_files_of_machines_that_are_gone_are_no_candidates() -> None:
+    a, b = replica("a", machine="a"), replica("b", machine="b")
+    together = fleet(a, b)
+    together.disks.told("a", ["m"])
+    together.leave("a")
+    assert chosen(together, "m") == "b"
+    assert list(together._machines) == ["b"]
 
 
 # What a decision costs
@@ -682,6 +732,6 @@ def test_a_decision_when_all_are_full_costs_the_same_with_any_number_of_replicas
 
 
 def test_a_decision_that_looks_at_all_replicas_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fleet, "_some_free", lambda self: [v for v in self.views.values() if v.slots.free])
+    monkeypatch.setattr(FreeReplicas, "some", lambda self, _: [v for v in self._views.values() if v.slots.free])
     with pytest.raises(AssertionError, match="looks at replicas"):
         cost_of(router_of(1_000, monkeypatch), "")

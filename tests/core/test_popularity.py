@@ -124,12 +124,12 @@ def test_a_share_is_raised_and_never_lowered() -> None:
 def test_demand_is_the_part_of_the_requests_that_named_the_model() -> None:
     demand = Demand()
     for model_id in "abac" * 500:
-        demand.named(model_id)
+        demand.named(model_id, 0.0)
     assert [demand.share(model_id) for model_id in "abcd"] == pytest.approx([0.5, 0.25, 0.25, 0.0], abs=0.01)
 
 
 def test_demand_is_remembered_of_the_models_that_were_named_last() -> None:
     demand = Demand(models_max=2)
     for model_id in "abac":
-        demand.named(model_id)
+        demand.named(model_id, 0.0)
     assert [demand.share(model_id) > 0.0 for model_id in "abc"] == [True, False, True]

@@ -243,6 +243,19 @@ def test_what_runs_is_adopted_and_only_what_is_missing_is_started_in_time() -> N
     assert world.starting == [2]
 
 
+def test_a_change_after_all_have_been_adopted_waits_for_nobody_else() -> None:
+    world = World()
+    goal = Goal("v1", 1)
+    world.obey(world.rollout.recover(goal, goal, 10.0, world.now))
+    number, commands = world.rollout.adopt("v1", world.now)
+    world.alive[number] = "v1"
+    world.ready.add(number)
+    world.obey(commands)
+    assert world.starting == []
+    world.obey(world.rollout.want(Goal("v2", 1), world.now))
+    assert len(world.starting) == 1
+
+
 def test_an_update_goes_on_with_what_is_adopted() -> None:
     world = World()
     world.obey(world.rollout.recover(Goal("v2", 2), Goal("v1", 2), 2.0, world.now))

@@ -10,22 +10,25 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
 
-from modelplex.core import admission, placement, rendezvous
+from modelplex.core import admission, placement, recovery, rendezvous
 from modelplex.core.admission import UNLIMITED, Slots, WaitingRoom
 from modelplex.core.chooser import Choice, ChoiceError, PendingRequest, ReplicaInfo
 from modelplex.core.dispatch import DECLINED, Dispatch
 from modelplex.core.estimates import Estimates
+from modelplex.core.free import FreeReplicas
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.core.placement import Fleet
+from modelplex.core.recovery import Recovery
 from modelplex.core.residency import ReplicaView
 from modelplex.core.ring import Ring
 from modelplex.core.routing import LOSSES_MAX, Command, Prefetch, Reject, Router, Send, Why
 
-STEPS = 500
+STEPS = 530
 GROUPS = 14
 SEEDS_PER_GROUP = 70
 INPUTS_MIN = 350_000  # that routers are given, over all groups
@@ -90,16 +93,23 @@ Mail = Callable[["Side"], None]
 
 @dataclass(slots=True)
 class Link:
-    """What is on its way between one replica and one router, each way in order."""
+    """What is on its way between one replica and one router, each way in order.
 
+    It has another token when the network was cut and it is opened anew; until its welcome has come, it is `cut` for the
+    router, which does not know of that and sends into nothing.
+    """
+
+    token: int
     to_router: deque[tuple[str, Mail]] = field(default_factory=deque)
     to_replica: deque[tuple[str, int, str, bool]] = field(default_factory=deque)  # verb, request, model, fits
     told_up: bool = False
     told_down: bool = False
     told_retiring: bool = False
+    cut: bool = False
+    dropped: bool = False  # the table says that it is not wanted, for a while
 
 
-Key = tuple[int, int]  # router, request
+Key = tuple[int, int]  # token of the link, request
 
 
 class Replica:
@@ -119,10 +129,12 @@ class Replica:
         self.running: dict[Key, str] = {}  # -> model
         self.asked: set[Key] = set()  # those of them that have asked for their model
         self.answered: set[Key] = set()
+        self.unnoticed: list[int] = []  # tokens of links that are cut, of which it does not know
         self.unkept: set[str] = set()  # models that came not, though somebody was told that they would
         self.alive = True
         self.retiring = False
-        self.links = [Link() for _ in world.sides]
+        self.links = [Link(next(world.tokens)) for _ in world.sides]
+        self.machine = world.random.choice(world.machines)
 
     @property
     def room(self) -> int | None:
@@ -139,76 +151,118 @@ class Replica:
     # What it tells
 
     def tell(self, words: str, mail: Mail, only: int | None = None) -> None:
-        for index, link in enumerate(self.links):
-            if only is None or index == only:
+        for link in self.links:
+            if only is None or link.token == only:
                 link.to_router.append((f"{self.replica_id}: {words}", mail))
 
-    def tell_ongoing(self, router: int) -> None:
+    def tell_ongoing(self, token: int) -> None:
         ongoing = self.occupancy.ongoing
-        self.tell(f"{ongoing} ongoing", lambda side: side.told_ongoing(self.replica_id, ongoing), only=router)
+        self.tell(f"{ongoing} ongoing", lambda side: side.told_ongoing(self.replica_id, ongoing), only=token)
 
     def correct(self) -> None:
-        for router in self.occupancy.mistaken():
-            self.tell_ongoing(router)
+        for token in self.occupancy.mistaken():
+            self.tell_ongoing(token)
 
     def tell_model(self, verb: str, model_id: str, load_s: float | None = None) -> None:
         self.unkept.discard(model_id)
         room, harm_s = self.room, self.harm_s
+        fetch_s = None if load_s is None else self.world.random.choice([None, 0.0, load_s / 2])
         self.tell(
             f"{verb} {model_id}, room {room}",
-            lambda side: side.told_model(self.replica_id, verb, model_id, room, load_s, harm_s),
+            lambda side: side.told_model(self.replica_id, verb, model_id, room, load_s, harm_s, fetch_s),
         )
 
     def start(self, models: list[str]) -> None:
         """It may have loaded some models, and be at others, before it can be sent requests."""
         self.loaded = models[::2]
         self.loading = dict.fromkeys(models[1::2], self.world.now)
-        words, room = (tuple(self.loaded), tuple(self.loading)), self.room
-        for router in range(len(self.links)):
-            self.occupancy.join(router)
-        self.tell(f"up {words}", lambda side: side.replica_up(self, room, *words))
+        for link in self.links:
+            self.welcome(link)
+
+    def welcome(self, link: Link, *, same_link: bool = False) -> None:
+        words, room, ongoing = (tuple(self.loaded), tuple(self.loading)), self.room, self.occupancy.ongoing
+        self.occupancy.join(link.token)
+        self.tell(
+            f"up {words}, {ongoing} ongoing, {same_link=}",
+            lambda side: side.replica_up(self, room, *words, ongoing, same_link=same_link),
+            only=link.token,
+        )
+
+    def cut(self, link: Link, *, notices: bool) -> None:
+        """The network between them is cut, and what was on its way is lost; `notices` is whether it knows at once."""
+        link.to_router.clear()
+        link.to_replica.clear()
+        if notices:
+            self.lost(link.token)
+        else:
+            self.unnoticed.append(link.token)
+        link.token, link.cut = next(self.world.tokens), True
+
+    def lost(self, token: int) -> None:
+        """It has noticed that a link is gone, and cancels what came by that."""
+        self.occupancy.leave(token)
+        for key in [key for key in self.running if key[0] == token]:
+            self.leave(key)
+        self.load_what_is_wanted()
 
     # What it is told
 
-    def receive(self, router: int, verb: str, number: int, model_id: str, fits: bool) -> None:
-        key = (router, number)
-        if verb == "prefetch":
+    def receive(self, token: int, verb: str, number: int, model_id: str, fits: bool) -> None:
+        key = (token, number)
+        if verb == "hello":
+            link = next(link for link in self.links if link.token == token)
+            if self.retiring:
+                self.lost(token)
+                self.tell("closes the link", lambda side: side.replica_down(self.replica_id), only=token)
+            else:
+                self.welcome(link, same_link=True)
+        elif verb == "ahead":
+            self.prefetch_ahead(model_id)
+        elif verb == "prefetch":
             self.prefetched.append(model_id)
             self.load_what_is_wanted()
         elif verb == "broadcast":
-            self.run_slotless(router, number)
+            self.run_slotless(token, number)
         elif verb == "cancel":
             if key in self.running:
                 self.leave(key)
-                self.tell_ongoing(router)
+                self.tell_ongoing(token)
                 self.load_what_is_wanted()
         else:
             self.begin(key, model_id, fits)
 
-    def run_slotless(self, router: int, number: int) -> None:
+    def prefetch_ahead(self, model_id: str) -> None:
+        """Load it, unless it is here; or say that it will not be, for a reason that routers may not know."""
+        if model_id in self.loaded or model_id in self.loading:
+            return
+        if self.room == 0 and self.world.random.random() < 0.5:
+            self.tell_model("gone", model_id)
+        else:
+            self.prefetched.append(model_id)
+            self.load_what_is_wanted()
+
+    def run_slotless(self, token: int, number: int) -> None:
         if self.retiring:
-            self.tell(
-                f"refuses {number}", lambda side: side.refused(number, 0, no_room=False, holds=False), only=router
-            )
+            self.tell(f"refuses {number}", lambda side: side.refused(number, 0, no_room=False, holds=False), only=token)
         else:
             self.tell(
                 f"finishes {number}",
                 lambda side: side.finish(self.replica_id, number, 0, 0.0, holds=False),
-                only=router,
+                only=token,
             )
 
     def begin(self, key: Key, model_id: str, fits: bool) -> None:
-        router, number = key
+        token, number = key
         has_room = not fits or self.knows(model_id) or self.promises.make(key, model_id, self.room)
-        if not has_room or not self.occupancy.begin(router):
+        if not has_room or not self.occupancy.begin(token):
             self.promises.end(key)
-            self.occupancy.told(router)
+            self.occupancy.told(token)
             ongoing = self.occupancy.ongoing
             holds = bool(model_id) and (self.knows(model_id) or model_id in self.promises)
             self.tell(
                 f"refuses {number}, room: {has_room}, holds: {holds}",
                 lambda side: side.refused(number, ongoing, no_room=not has_room, holds=holds),
-                only=router,
+                only=token,
             )
             return
         self.correct()
@@ -309,7 +363,8 @@ class Side:
         self.queued_max = queued_max
         self.no_replica_wait_s = no_replica_wait_s
         self.retries_lost = True
-        self.router = Router(queued_max, no_replica_wait_s, Estimates(load_s=1.0, service_s=0.1))
+        machine = world.random.choice(world.machines)
+        self.router = Router(queued_max, no_replica_wait_s, Estimates(load_s=1.0, service_s=0.1), machine)
         self.requests: dict[int, Request] = {}
         self.open: dict[int, Request] = {}  # those that are not over
         self.up: set[str] = set()
@@ -317,6 +372,11 @@ class Side:
         self.sent: list[Send] = []  # in this step
         self.inputs = 0  # that the router was given
         self.hostile: Hostile | None = None
+        self.lines_are_new = False
+        self.lines: dict[int, str | None] = {}  # where they waited before this step, if a user's class chooses
+        self.ahead: set[tuple[str, str]] = set()  # replicas that were asked to load models, and have not said so
+        self.asked_ahead = 0
+        self.relinked = 0
 
     @property
     def now(self) -> float:
@@ -360,7 +420,9 @@ class Side:
     def use(self, hostile: Hostile | None) -> None:
         self.hostile = hostile
         choice = None if hostile is None else Choice(hostile, failed=hostile.failures.append)
+        self.lines_are_new = hostile is not None  # some are declined first, and come to a line later in this step
         self.give(self.router.use, choice, self.now)
+        self.lines_are_new = False
 
     def broadcast(self) -> None:
         self.inputs += 1
@@ -373,9 +435,7 @@ class Side:
 
     def cancel(self, request: Request) -> None:
         if request.replica_id is not None:
-            self.world.replicas[request.replica_id].links[self.index].to_replica.append(
-                ("cancel", request.number, "", False)
-            )
+            self.send(request.replica_id, ("cancel", request.number, "", False))
         self.end(request, "cancelled")
         self.give(self.router.cancel, request.number, self.now)
 
@@ -413,25 +473,80 @@ class Side:
         self.give(self.router.told_ongoing, replica_id, ongoing, self.now)
 
     def told_model(
-        self, replica_id: str, verb: str, model_id: str, room: int | None, load_s: float | None, harm_s: float
+        self,
+        replica_id: str,
+        verb: str,
+        model_id: str,
+        room: int | None,
+        load_s: float | None,
+        harm_s: float,
+        fetch_s: float | None,
     ) -> None:
-        more = () if load_s is None else (load_s,)
-        self.give(getattr(self.router, f"model_{verb}"), replica_id, model_id, room, *more, self.now, harm_s)
+        self.ahead.discard((replica_id, model_id))
+        if load_s is None:
+            self.give(getattr(self.router, f"model_{verb}"), replica_id, model_id, room, self.now, harm_s)
+        else:
+            self.give(self.router.model_loaded, replica_id, model_id, room, load_s, self.now, harm_s, fetch_s)
         view = self.fleet.views.get(replica_id)
-        if verb == "loading" and view is not None and view.slots.free and self.hostile is None:
+        # Where files are on disks, a load that has not begun elsewhere may be expected to end before this one.
+        plain = self.hostile is None and not self.fleet.disks.in_use
+        if verb == "loading" and view is not None and view.slots.free and plain:
             views = self.fleet.views
             apart = [p for p in self.room.of_model(model_id) if p.line and not views[p.line].models[model_id].told]
             assert not apart, f"{model_id} loads on {replica_id}, which is free, and they wait elsewhere: {apart}"
 
-    def replica_up(self, replica: Replica, room: int | None, loaded: tuple[str, ...], loading: tuple[str, ...]) -> None:
-        self.up.add(replica.replica_id)
-        replica.links[self.index].told_up = True
-        limit, loads_max = replica.occupancy.limit, replica.loads_max
+    def replica_up(
+        self,
+        replica: Replica,
+        room: int | None,
+        loaded: tuple[str, ...],
+        loading: tuple[str, ...],
+        ongoing: int,
+        *,
+        same_link: bool,
+    ) -> None:
+        link, replica_id = replica.links[self.index], replica.replica_id
+        link.cut, link.told_up = False, True
+        if link.told_retiring and not same_link:
+            self.replica_down(replica_id)  # it is wanted no more
+        if link.told_retiring:
+            return
+        lost = [] if same_link else self.lost_by(replica_id)
+        self.relinked += replica_id in self.up
+        if not (same_link and replica_id in self.up):
+            self.ahead = {(r, m) for r, m in self.ahead if r != replica_id}
+        self.up.add(replica_id)
         self.give(
-            self.router.replica_up, replica.replica_id, limit, room, loaded, loading, self.now, loads_max=loads_max
+            self.router.replica_up,
+            replica_id,
+            replica.occupancy.limit,
+            room,
+            loaded,
+            loading,
+            self.now,
+            ongoing,
+            loads_max=replica.loads_max,
+            machine=replica.machine,
+            on_disk=[*loaded, "another"],
+            same_link=same_link,
         )
+        self.check_lost(lost)
+
+    def lost_by(self, replica_id: str) -> list[Request]:
+        """What runs there is lost with the replica, or with its link."""
+        lost = [request for request in self.open.values() if request.replica_id == replica_id]
+        for request in lost:
+            request.losses += 1
+            request.replica_id = None
+        return lost
+
+    def check_lost(self, lost: list[Request]) -> None:
+        for request in lost:
+            given_up = request.answered or request.losses >= LOSSES_MAX or request.slotless or not self.retries_lost
+            assert given_up == (request.over == Why.REPLICA_LOST.value), f"lost its replica: {request}"
 
     def lose(self, replica_id: str) -> None:
+        self.ahead = {(r, m) for r, m in self.ahead if r != replica_id}
         if replica_id in self.up:
             self.up.remove(replica_id)
             if not self.up:
@@ -444,14 +559,9 @@ class Side:
     def replica_down(self, replica_id: str) -> None:
         self.lose(replica_id)
         self.world.replicas[replica_id].links[self.index].told_down = True
-        lost = [request for request in self.open.values() if request.replica_id == replica_id]
-        for request in lost:
-            request.losses += 1
-            request.replica_id = None
+        lost = self.lost_by(replica_id)
         self.give(self.router.replica_down, replica_id, self.now)
-        for request in lost:
-            given_up = request.answered or request.losses >= LOSSES_MAX or request.slotless or not self.retries_lost
-            assert given_up == (request.over == Why.REPLICA_LOST.value), f"lost its replica: {request}"
+        self.check_lost(lost)
 
     def tick(self) -> None:
         self.give(self.router.tick, self.now)
@@ -472,7 +582,9 @@ class Side:
         for command in commands:
             if isinstance(command, Prefetch):
                 assert command.replica_id in self.up, f"{command}, but that replica is down or retired"
-                self.send(command.replica_id, ("prefetch", 0, command.model_id, False))
+                if command.worth_s is not None:
+                    self.check_ahead(command)
+                self.send(command.replica_id, ("ahead" if command.worth_s else "prefetch", 0, command.model_id, False))
                 continue
             request = self.requests[command.number]
             assert not request.over, f"{command}, but it is over: {request}"
@@ -490,7 +602,7 @@ class Side:
 
     def send(self, replica_id: str, mail: tuple[str, int, str, bool]) -> None:
         replica = self.world.replicas[replica_id]
-        if replica.alive:
+        if replica.alive and not replica.links[self.index].cut:
             replica.links[self.index].to_replica.append(mail)
 
     def reject(self, request: Request, command: Reject, prefetched: set[str]) -> None:
@@ -517,6 +629,16 @@ class Side:
         told_to_wait = self.hostile is not None
         assert told or model_id in prefetched or not views or told_to_wait, f"{command}, and nobody loads its model"
 
+    def check_ahead(self, command: Prefetch) -> None:
+        """Nobody else loads it, and nobody was asked to."""
+        model_id = command.model_id
+        assert not [r for r, m in self.ahead if m == model_id], f"{command}, and {self.ahead} were asked already"
+        expected = [view.replica_id for view in self.fleet.views.values() if view.expects(model_id)]
+        assert expected == [command.replica_id], f"{command}, and it is expected of {expected}"
+        assert not list(self.room.of_model(model_id)), f"{command}, though requests wait for it elsewhere"
+        self.ahead.add((command.replica_id, model_id))
+        self.asked_ahead += 1
+
     # What must hold
 
     def check(self) -> None:
@@ -528,11 +650,16 @@ class Side:
 
     def check_sent(self) -> None:
         """Of those sent in this step, nobody was served before one who came earlier to the same line."""
-        for sent in self.sent:
+        for sent in () if self.lines_are_new else self.sent:
             for line in (sent.replica_id, None):
-                first = min((n for n in self.room._lines.get(line, ()) if self.is_in(n, line)), default=sent.number)
+                waiting = [n for n in self.room._lines.get(line, ()) if self.is_in(n, line)]
+                if self.hostile is not None:  # its class may send one there that it was asked for later in this step
+                    waiting = [n for n in waiting if self.lines.get(n) == line]
+                first = min(waiting, default=sent.number)
                 assert first >= sent.number, f"{sent} was served before {first} in the line of {line}"
         self.sent.clear()
+        if self.hostile is not None:
+            self.lines = {pending.number: pending.line for pending in self.room}
 
     def is_in(self, number: int, line: str | None) -> bool:
         pending = self.room.get(number)
@@ -601,13 +728,16 @@ class Side:
             booked.pop("", None)
             bookings = {m: residence.bookings for m, residence in view.models.items() if residence.bookings}
             assert bookings == booked, f"bookings on {view.replica_id}: {bookings}, not {booked}"
+            ahead = {(view.replica_id, m) for m, residence in view.models.items() if residence.ahead}
+            asked = {(r, m) for r, m in self.ahead if r == view.replica_id}
+            assert ahead <= asked, f"{ahead - asked} are booked on {view.replica_id} for nobody"
+            forgotten = {(r, m) for r, m in asked if not view.models[m].ahead and not view.models[m].bookings}
+            assert not forgotten, f"{forgotten} are booked no more, and may come"
             untold = sum(not residence.told for residence in view.models.values())
             assert view._untold == untold, f"{view.replica_id}: untold models counted wrong"
             loading = {m for m, residence in view.models.items() if residence.loading}
             assert set(view.loading) == loading, f"{view.replica_id}: loads remembered wrong"
-            assert not view.slots.free or view.replica_id in fleet._free, (
-                f"{view.replica_id} is free, which is forgotten"
-            )
+            assert not view.slots.free or view in fleet.free, f"{view.replica_id} is free, which is forgotten"
             for model_id in filter(view.expects, view.models):
                 holders.setdefault(model_id, set()).add(view.replica_id)
         indexed = {model_id: {v.replica_id for v in views} for model_id, views in fleet._holders.items()}
@@ -620,7 +750,12 @@ class Side:
         assert set(fleet._ring._views.values()) == set(fleet.views.values()), "the ring has other replicas"
         roomy = {view for view in fleet.views.values() if view.has_room}
         assert set(fleet._roomy._views.values()) == roomy, "the ring of those with room is not up to date"
-        for ring in (fleet._ring, fleet._roomy):
+        by_machine: dict[str, set[str]] = {}
+        for view in filter(lambda v: v.machine, fleet.views.values()):
+            by_machine.setdefault(view.machine, set()).add(view.replica_id)
+        on_machines = {m: {v.replica_id for v in ring._views.values()} for m, ring in fleet._machines.items()}
+        assert on_machines == by_machine, "the machines have other replicas"
+        for ring in (fleet._ring, fleet._roomy, *fleet._machines.values()):
             assert ring._points == sorted(ring._views), "a ring is out of order"
 
 
@@ -633,6 +768,8 @@ class World:
         self.now = 0.0
         self.trace: list[str] = []
         self.models = [f"m{n}" for n in range(self.random.choice([1, 2, 5, 12]))]
+        self.tokens = count()
+        self.machines = self.random.choice([[""], ["here", "there"], ["", "here", "there"]])
         self.calm = self.random.random() < 0.5  # replicas seldom come and go
         self.sides: list[Side] = []
         for index in range(self.random.choice([1, 2, 2, 4])):
@@ -668,6 +805,10 @@ class World:
             (self.retire, 0.1 if self.calm else 0.5),
             (self.die, 0.1 if self.calm else 0.7),
             (self.start, 0.3 if self.calm else 1.5),
+            (self.cut, 0.1 if self.calm else 0.5),
+            (self.notice, 0.5),
+            (self.drop, 0.1),
+            (self.want_again, 0.3),
         ]
         steps += [(self.switch, 0.2)] if self.hostile else []
         act = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])[0]
@@ -719,7 +860,7 @@ class World:
     def hand_over(self, replica: Replica, router: int) -> None:
         mail = replica.links[router].to_replica.popleft()
         self.trace.append(f"{router}: {mail} reaches {replica.replica_id}")
-        replica.receive(router, *mail)
+        replica.receive(replica.links[router].token, *mail)
 
     def end_load(self) -> None:
         loads = [(replica, model_id) for replica in self.alive() for model_id in replica.loading]
@@ -792,6 +933,42 @@ class World:
                 return
         self.spread_news()
 
+    def linked(self) -> list[tuple[Replica, Side, Link]]:
+        """The links of replicas that routers believe to be up."""
+        links = [(r, side, r.links[side.index]) for r in self.alive() for side in self.sides]
+        return [(r, side, link) for r, side, link in links if r.replica_id in side.up and not link.cut]
+
+    def cut(self) -> None:
+        """A link is lost without a word, and opened anew."""
+        if linked := [(replica, side, link) for replica, side, link in self.linked() if not replica.retiring]:
+            replica, side, link = self.random.choice(linked)
+            notices = self.random.random() < 0.5
+            self.trace.append(f"{side.index}: the link to {replica.replica_id} is cut, {notices=}")
+            replica.cut(link, notices=notices)
+            replica.welcome(link)
+
+    def notice(self) -> None:
+        for replica in self.alive():
+            if replica.unnoticed:
+                self.trace.append(f"{replica.replica_id} notices that a link was cut")
+                replica.lost(replica.unnoticed.pop())
+
+    def drop(self) -> None:
+        """For a while, the table has a replica no more."""
+        if linked := self.linked():
+            replica, side, link = self.random.choice(linked)
+            link.dropped = True
+            self.trace.append(f"{side.index}: {replica.replica_id} is not wanted")
+            side.replica_retiring(replica.replica_id)
+
+    def want_again(self) -> None:
+        for replica in self.replicas.values():
+            for side in self.sides:
+                if replica.links[side.index].dropped:
+                    replica.links[side.index].dropped = False
+                    self.trace.append(f"{side.index}: {replica.replica_id} is wanted again")
+                    side.send(replica.replica_id, ("hello", 0, "", False))
+
     def spread_news(self) -> None:
         for replica in self.replicas.values():
             for side, link in zip(self.sides, replica.links, strict=True):
@@ -830,6 +1007,8 @@ class World:
     def settle_once(self) -> bool:
         """Whether anything was left to do."""
         before = len(self.trace)
+        self.want_again()
+        self.notice()
         self.spread_news()
         for replica in self.replicas.values():
             for side in self.sides:
@@ -865,6 +1044,7 @@ class World:
         """When all has been said, the router believes what is so, but for models that were promised and never came."""
         truth = {r.replica_id: r for r in self.alive() if not r.retiring}
         assert set(side.router.replica_ids) == set(truth), "it believes in other replicas than there are"
+        assert not side.ahead, f"they were asked to load models, and have said nothing: {side.ahead}"
         for replica_id, view in side.fleet.views.items():
             replica = truth[replica_id]
             has, believed = set(replica.loaded), {m for m in view.models if m not in replica.unkept}
@@ -888,6 +1068,8 @@ class Fitting(World):
         self.random = random.Random(seed)
         self.hostile = False
         self.now = 0.0
+        self.tokens = count()
+        self.machines = [""]
         self.trace: list[str] = []
         self.models = [f"m{n}" for n in range(12)]
         self.asked_for: set[str] = set()
@@ -940,10 +1122,18 @@ def play_all(seeds: Iterable[int]) -> list[Side]:
     return [side for seed in seeds for side in play(seed).sides]
 
 
+@pytest.fixture(autouse=True)
+def _eager_to_load_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or few of these short histories would have models in such demand."""
+    monkeypatch.setattr(recovery, "LIKELY_REQUESTS", 0.01)
+
+
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_what_must_hold_holds_after_every_step(group: int) -> None:
     sides = play_all(range(group * SEEDS_PER_GROUP, (group + 1) * SEEDS_PER_GROUP))
     assert sum(side.inputs for side in sides) >= INPUTS_MIN / GROUPS
+    assert sum(side.asked_ahead for side in sides) > 5
+    assert sum(side.relinked for side in sides) > 100
     ends = {request.over for side in sides for request in side.requests.values()}
     assert ends == {"finished", "cancelled", *(why.value for why in Why)}, "otherwise they would prove little"
 
@@ -1099,7 +1289,7 @@ def prefetch_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def free_hint_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Fleet, "freed", nothing)
+    patch.setattr(FreeReplicas, "freed", nothing)
 
 
 def free_hint_lost_at_a_refusal(patch: pytest.MonkeyPatch) -> None:
@@ -1107,14 +1297,14 @@ def free_hint_lost_at_a_refusal(patch: pytest.MonkeyPatch) -> None:
 
     def refused(self: Router, *args: Any, **named: Any) -> list[Command]:
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Fleet, "freed", nothing)
+            inner.setattr(FreeReplicas, "freed", nothing)
             return original(self, *args, **named)
 
     patch.setattr(Router, "refused", refused)
 
 
 def full_replicas_offered_as_free(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Fleet, "_some_free", lambda self: list(self._free.values())[:2])
+    patch.setattr(FreeReplicas, "some", lambda self, count: list(self._free.values())[:2])
 
 
 def roomy_ring_stale(patch: pytest.MonkeyPatch) -> None:
@@ -1222,6 +1412,78 @@ def loads_never_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReplicaView, "told_gone", told_gone)
 
 
+def what_a_cut_link_took_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    original = Recovery.replica_up
+
+    def replica_up(self: Recovery, view: ReplicaView, ongoing: int, now: float, *, same_link: bool) -> list[Command]:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Recovery, "_lost", lambda *_: ([], []))
+            return original(self, view, ongoing, now, same_link=same_link)
+
+    patch.setattr(Recovery, "replica_up", replica_up)
+
+
+def line_of_a_replaced_view_left(patch: pytest.MonkeyPatch) -> None:
+    original = Recovery.replica_up
+
+    def replica_up(self: Recovery, view: ReplicaView, *args: Any, **named: Any) -> list[Command]:
+        withdraw = Dispatch.withdraw_line
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Dispatch, "withdraw_line", lambda self, line: withdraw(self, line) if line is None else [])
+            return original(self, view, *args, **named)
+
+    patch.setattr(Recovery, "replica_up", replica_up)
+
+
+def replaced_view_stays_in_the_index(patch: pytest.MonkeyPatch) -> None:
+    original = Fleet.join
+
+    def join(self: Fleet, view: ReplicaView) -> None:
+        if (before := self.views.get(view.replica_id)) is not None:
+            view.models |= before.models
+        original(self, view)
+
+    patch.setattr(Fleet, "leave", lambda self, replica_id: self._ring.discard(self.views[replica_id]))
+    patch.setattr(Fleet, "join", join)
+
+
+def same_link_taken_for_another(patch: pytest.MonkeyPatch) -> None:
+    original = Router.replica_up
+    patch.setattr(Router, "replica_up", lambda *args, same_link, **named: original(*args, **named))
+
+
+def what_runs_by_the_same_link_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recovery, "_adopted", lambda *_: [])
+
+
+def loads_ahead_are_not_booked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fleet, "prefetch", nothing)
+
+
+def loads_ahead_of_what_loads_already(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fleet, "expects", lambda *_: False)
+
+
+def refused_loads_ahead_stay_booked(patch: pytest.MonkeyPatch) -> None:
+    original = ReplicaView.told_gone
+
+    def told_gone(self: ReplicaView, model_id: str) -> None:
+        if model_id not in self.models or not self.models[model_id].ahead:
+            original(self, model_id)
+
+    patch.setattr(ReplicaView, "told_gone", told_gone)
+
+
+def loads_ahead_end_with_a_request(patch: pytest.MonkeyPatch) -> None:
+    original = ReplicaView.unbook
+
+    def unbook(self: ReplicaView, model_id: str) -> bool:
+        self.models[model_id].ahead = False
+        return original(self, model_id)
+
+    patch.setattr(ReplicaView, "unbook", unbook)
+
+
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no service after a finish": partial(unserved_after, "finish"),
     "no service after news of slots": partial(unserved_after, "told_ongoing"),
@@ -1270,6 +1532,15 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         broadcasts_take_slots,
         broadcasts_sent_elsewhere,
         loads_never_end,
+        what_a_cut_link_took_is_forgotten,
+        line_of_a_replaced_view_left,
+        replaced_view_stays_in_the_index,
+        same_link_taken_for_another,
+        what_runs_by_the_same_link_forgotten,
+        loads_ahead_are_not_booked,
+        loads_ahead_of_what_loads_already,
+        refused_loads_ahead_stay_booked,
+        loads_ahead_end_with_a_request,
     )
 }
 

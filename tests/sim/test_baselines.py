@@ -47,7 +47,7 @@ def let_pass(router: Baseline, until: float) -> list[Command]:
 
 
 # What no simulated world asks of a router.
-REAL_ONLY = {"broadcast", "change", "use"}
+REAL_ONLY = {"broadcast", "change", "tell", "use"}
 
 
 @each_policy

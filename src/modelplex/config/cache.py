@@ -1,11 +1,13 @@
 """How the models of one loader are kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelplex.config.checks import UNLIMITED, check_int, check_model_id, check_number, check_seconds, load
 from modelplex.config.constants import EVICTION_POLICIES, MAX_NUM_MODELS_PER_REPLICA, RESOLVE_INTERVAL_S
+from modelplex.config.tenants import TenantConfig, limits
+from modelplex.core.tenants import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class CacheOptions:
         on_unload: plain or async; called with the id and the model before it is destroyed, once.
         resolve: plain or async; says of a model id which version it stands for now: itself, if it is no alias.
         resolve_interval_s: how often that is asked of each alias in use.
+        tenants: what each tenant may take; the deployment's option of that name.
     """
 
     models_max: int = MAX_NUM_MODELS_PER_REPLICA
@@ -49,6 +52,7 @@ class CacheOptions:
     on_unload: Callable[[str, Any], Any] | None = None
     resolve: Callable[[str], Any] | None = None
     resolve_interval_s: float = RESOLVE_INTERVAL_S
+    tenants: Mapping[str, TenantConfig] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.models_max, int):
@@ -70,6 +74,15 @@ class CacheOptions:
             names = " or ".join(map(repr, EVICTION_POLICIES))
             raise ValueError(f"eviction must be {names}, or a policy class, got {self.eviction!r}.")
         self._check_model_ids()
+        if self.tenants:
+            limits(self.tenants, self.models_max, self.bytes_max, self.loads_max, len(self.pinned))
+
+    @property
+    def tenant_limits(self) -> Mapping[str, Limits] | None:
+        """What each tenant may take of such a cache; None without tenants."""
+        if not self.tenants:
+            return None
+        return limits(self.tenants, self.models_max, self.bytes_max, self.loads_max, len(self.pinned))
 
     @property
     def eviction_policy(self) -> Any:

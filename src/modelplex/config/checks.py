@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from modelplex.core.proxy_places import LOCATIONS
 from modelplex.errors import InvalidModelIdError
 
 UNLIMITED = -1
@@ -40,6 +41,12 @@ def check_code(option: str, value: object) -> None:
     """Raise ValueError if this is neither something to call nor an import path of it."""
     if not callable(value):
         check_import_path(option, value)
+
+
+def check_location(option: str, location: object) -> None:
+    """Raise ValueError if this does not say which machines have proxies."""
+    if location not in LOCATIONS:
+        raise ValueError(f"{option} must be {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}, got {location!r}.")
 
 
 def check_model_id(model_id: str) -> str:

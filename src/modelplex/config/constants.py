@@ -4,6 +4,7 @@
 ENGINES = {
     "local": "modelplex.engines.local:LocalEngine",
     "inline": "modelplex.engines.inline:InlineEngine",
+    "ray": "modelplex.engines.ray:RayEngine",
 }
 
 EVICTION_POLICIES = {
@@ -45,9 +46,23 @@ LOADER_ENDINGS = {
 # What answers who calls the deployments of another program's system.
 FOLLOW = "modelplex.follower:follow"
 
+# What answers the requests of protocols of other systems in a replica (`runtime.naming` has the names).
+DOORS = {
+    "-/v2": "modelplex.protocols.rest:Rest",
+    "-/sagemaker": "modelplex.protocols.sagemaker:SageMaker",
+    "-/openai": "modelplex.protocols.openai:OpenAI",
+}
+
+# What answers clients of the Open Inference Protocol, and what reads their messages of gRPC; both need numpy.
+INFERENCE = "modelplex.protocols.inference:Inference"
+GRPC_INFERENCE = "modelplex.protocols.grpc_inference:answer"
+
 # Names of sockets in a system's folder. They do not end as those of replicas and proxies do.
 CONTROL = "control"
 ADMIN = "admin"
+
+# What the name of a system on a Ray cluster begins with; the rest is the name of the actor of its controller.
+RAY = "ray:"
 
 # Models that one replica holds at a time for each loader, unless the loader says otherwise.
 MAX_NUM_MODELS_PER_REPLICA = 3
@@ -80,11 +95,17 @@ RESTART_FORGET_S = 30.0
 # A replica that is to be replaced takes requests for so long beside its successor, so that all routers have met that.
 HANDOVER_S = 1.0
 
+# A machine whose last replica is gone keeps its proxies for so long: another replica may come.
+PROXY_LINGER_S = 30.0
+
 # What processes may take to register with a controller that takes the place of one that has died.
 REGISTER_S = 2.0
 
 # What a replica may take to load the models that it takes over, before it is ready all the same.
 WARM_UP_S = 120.0
+
+# Models that metrics have series of their own for, on one page: a system may have a hundred thousand.
+METRICS_MODELS_MAX = 100
 
 # Longer than any replica needs for its own end; past it, it is killed.
 STOP_MARGIN_S = 2.0

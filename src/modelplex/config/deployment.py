@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from modelplex.config.autoscaling import AutoscalingConfig
+from modelplex.config.cache import CacheOptions
 from modelplex.config.checks import (
     UNLIMITED,
     check_choice,
@@ -18,6 +19,7 @@ from modelplex.config.checks import (
 )
 from modelplex.config.logs import LoggingConfig
 from modelplex.config.multiplexing import MultiplexingConfig
+from modelplex.config.tenants import TenantConfig, checked
 
 # With num_replicas="auto", unless autoscaling_config says otherwise.
 AUTO_MAX_REPLICAS = 100
@@ -73,6 +75,8 @@ class DeploymentConfig:
             starts nothing anew. What JSON can say.
         autoscaling_config: how the number of replicas follows the demand (`AutoscalingConfig`).
         multiplexing_config: what overrides the options of `serve.multiplexed` in the code (`MultiplexingConfig`).
+        tenants: what each tenant may take (`TenantConfig`), by its name; "*" is all others together, and requests of no
+            tenant.
         request_router_config: who chooses the replica for a request (`RequestRouterConfig`).
         graceful_shutdown_timeout_s: how long a replica that is to stop may take over what runs on it.
         graceful_shutdown_wait_loop_s: taken and not used: a replica that is to stop does when its last request ends.
@@ -87,10 +91,13 @@ class DeploymentConfig:
             as many as are replaced at a time unless given. With 0 an old one ends before a new one starts.
         max_leaked_bytes: a replica whose unloaded models still take more is replaced, as a number of bytes or as text
             such as "2GiB"; None for never.
-        ray_actor_options: what a replica needs: `num_gpus` is how many GPUs each has for itself, or which part of one
-            (`CUDA_VISIBLE_DEVICES`; with 0 it sees none, without it that variable is left alone); `runtime_env` may
-            have `env_vars`. The rest is for other engines, and ignored.
-        placement_group_bundles, placement_group_strategy, max_replicas_per_node: for other engines, and ignored.
+        ray_actor_options: what a replica needs. On one machine `num_gpus` is how many GPUs each has for itself, or
+            which part of one (`CUDA_VISIBLE_DEVICES`; with 0 it sees none, without it that variable is left alone), and
+            `runtime_env` may have `env_vars`; the rest is ignored. On a Ray cluster they are the options of its actor;
+            `num_cpus` is 1 unless given.
+        placement_group_bundles, placement_group_strategy: on a Ray cluster, what is reserved for each replica, which
+            runs in the first bundle, and how (`ray.util.placement_group`). Ignored on one machine.
+        max_replicas_per_node: on a Ray cluster, how many of its replicas a machine may have. Ignored on one machine.
         logging_config: the logs of its replicas (`LoggingConfig`).
     """
 
@@ -103,6 +110,7 @@ class DeploymentConfig:
     user_config: Any = None
     autoscaling_config: AutoscalingConfig | dict[str, Any] | None = None
     multiplexing_config: MultiplexingConfig | dict[str, Any] | None = None
+    tenants: Mapping[str, TenantConfig | dict[str, Any]] | None = None
     request_router_config: RequestRouterConfig | dict[str, Any] | None = None
     graceful_shutdown_timeout_s: float = 20.0
     graceful_shutdown_wait_loop_s: float = 2.0
@@ -126,6 +134,8 @@ class DeploymentConfig:
             self._set("autoscaling_config", {"max_replicas": AUTO_MAX_REPLICAS, **self.autoscaling_config})
         for option, kind in _PARTS.items():
             self._set(option, made_from(kind, option, getattr(self, option)))
+        self._set("tenants", checked(self.tenants))
+        self.over(CacheOptions(models_max=UNLIMITED))
         self._check_numbers()
         self._check_replicas()
         if self.max_leaked_bytes is not None:
@@ -198,6 +208,11 @@ class DeploymentConfig:
     def multiplexing(self) -> MultiplexingConfig:
         given = self.multiplexing_config
         return given if isinstance(given, MultiplexingConfig) else MultiplexingConfig()
+
+    def over(self, options: CacheOptions) -> CacheOptions:
+        """The options of a loader with these in their place. ValueError if tenants reserve more than there is."""
+        options = self.multiplexing.over(options)
+        return replace(options, tenants=self.tenants) if self.tenants else options  # type: ignore[arg-type]
 
     @property
     def logs(self) -> LoggingConfig:

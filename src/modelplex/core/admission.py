@@ -60,13 +60,14 @@ class Request:
     losses: int = 0  # replicas that died with it
     refusals: int = 0  # replicas that it was sent to and that had no place for it
     slotless: bool = False  # it takes no slot, and goes to no other replica
+    tenant: str = ""  # on whose behalf it is
     # While it waits
     looks: int = 0  # how often a place to wait was found for it
     line: str | None = None  # the replica in whose line it waits; None is the line of whichever replica is free first
     look_at: float = math.inf
     waited: bool = False
     # While it runs
-    view: "ReplicaView" = field(init=False)
+    view: "ReplicaView" = field(init=False, repr=False)
     sent: float = 0.0
     answered: bool = False
 
@@ -92,9 +93,18 @@ class WaitingRoom:
     def get(self, number: int) -> Request | None:
         return self._waiting.get(number)
 
+    def full_for(self, tenant: str) -> bool:
+        """Whether no more requests may wait; with several tenants, of this one."""
+        return self.full
+
     @property
     def full(self) -> bool:
         return self.limit != UNLIMITED and len(self._waiting) >= self.limit
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """How many wait, and how many may, for who is told why one may not."""
+        return {"queued": len(self._waiting), "queued_max": self.limit}
 
     @property
     def models(self) -> Iterable[str]:

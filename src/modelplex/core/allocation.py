@@ -4,8 +4,8 @@ Also what a cache tells its shell to do, since nearly all of it is decided here.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
 
 from modelplex.core.idle import IdleModels
 from modelplex.core.learned import Learned
@@ -33,18 +33,61 @@ class Why(Enum):
     CLOSED = "closed"
 
 
+class Reason(StrEnum):
+    """Why a model is unloaded."""
+
+    ROOM = "room"  # another one gets its room
+    SIZE = "size"  # it pays for one that turned out larger than expected
+    TTL = "ttl"  # nobody has used it for too long
+    RETIRED = "retired"  # a new version has taken its place, or somebody has asked for it
+    CLOSED = "closed"  # the replica stops
+    TOO_LARGE = "too_large"  # it turned out never to fit
+    SURPLUS = "surplus"  # of several that wait for each other's room, it came last; it is loaded again in its turn
+    UNWANTED = "unwanted"  # it turned out larger than expected, and nobody waits for it any more
+
+
 @dataclass(slots=True)
 class Load:
-    """Run the loader of this model, then call `loaded` or `load_failed`."""
+    """Run the loader of this model, then call `loaded` or `load_failed`.
+
+    Attributes:
+        model_id: the model.
+        ticket: of the acquire that began to wait for it.
+        size_bytes, load_s: what is expected of it; 0 while nothing is known of any.
+        models, taken_bytes: what is taken with it, those included that are being unloaded.
+    """
 
     model_id: str
+    ticket: int | None = field(default=None, compare=False)
+    size_bytes: int = field(default=0, compare=False)
+    load_s: float = field(default=0.0, compare=False)
+    models: int = field(default=0, compare=False)
+    taken_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
 class Unload:
-    """Destroy this model, then call `unloaded`."""
+    """Destroy this model, then call `unloaded`.
+
+    Attributes:
+        model_id: the model.
+        reason: why it goes.
+        room_for: the model that gets its room, or whose size it pays for, if that is why; else empty.
+        idle_s: seconds since it was used last.
+        uses: requests that have used it since it was loaded.
+        size_bytes: what it takes.
+        harm_s: what that costs: its load's seconds x the demand for it, 1 for that of an average one.
+        idle_models: how many models were idle, this one included.
+    """
 
     model_id: str
+    reason: Reason = field(default=Reason.ROOM, compare=False)
+    room_for: str = field(default="", compare=False)
+    idle_s: float = field(default=0.0, compare=False)
+    uses: int = field(default=0, compare=False)
+    size_bytes: int = field(default=0, compare=False)
+    harm_s: float = field(default=0.0, compare=False)
+    idle_models: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -122,16 +165,23 @@ class Allocator:
         elif self._draining is None:
             self._start_draining()
         while self.closed and (victim := self._idle.victim()) is not None:
-            commands.append(self.evict(victim))
+            commands.append(self.evict(victim, Reason.CLOSED, now))
         return commands
 
-    def evict(self, model_id: str) -> Unload:
+    def evict(self, model_id: str, reason: Reason, now: float, room_for: str = "") -> Unload:
         entry = self._shelf.entries[model_id]
+        idle_s = 0.0 if entry.idle_since is None or entry.phase is not Phase.RESIDENT else now - entry.idle_since
+        harm_s = entry.load_s * self._share(entry) * len(self._shelf.entries)
+        idle_models = len(self._idle)
         self._idle.remove(entry)
         if entry is self._draining:
             self._draining = None
         self._shelf.move(entry, Phase.UNLOADING)
-        return Unload(model_id)
+        return Unload(model_id, reason, room_for, idle_s, entry.uses, entry.size_bytes, harm_s, idle_models)
+
+    def _share(self, entry: Entry) -> float:
+        """The part of all uses of late that were of the model."""
+        return self._learned.share(entry.known)
 
     def grant(self, entry: Entry, ticket: int, owner: Hashable, start: Start, now: float) -> Grant:
         self._idle.remove(entry)
@@ -152,20 +202,22 @@ class Allocator:
         while (entry := self._shelf.to_settle()) is not None:
             if not self._shelf.room.can_ever_fit(entry.size_bytes):
                 commands += [self.reject(t, Why.TOO_LARGE, entry.size_bytes) for t in list(entry.waiters)]
-                commands.append(self.evict(entry.model_id))
+                commands.append(self.evict(entry.model_id, Reason.TOO_LARGE, now))
             elif not self._shelf.room.overdrawn:
                 self._shelf.move(entry, Phase.RESIDENT)
                 entry.resident_since = now
                 self._idle.add(entry, now)
                 commands += self._grant_waiters(entry, now, just_loaded=True)
                 if entry.retired and not entry.leases:
-                    commands.append(self.evict(entry.model_id))
-            elif not entry.waiters:
-                commands.append(self.evict(entry.model_id))  # nobody wants it any more
+                    commands.append(self.evict(entry.model_id, Reason.RETIRED, now))
+            elif not entry.waiters:  # nobody wants it any more
+                commands.append(self.evict(entry.model_id, Reason.CLOSED if self.closed else Reason.UNWANTED, now))
             elif not self._shelf.room_ahead().overdrawn:
                 return False
-            elif (victim := self._idle.victim()) is not None or (victim := self._shelf.surplus()) is not None:
-                commands.append(self.evict(victim))
+            elif (victim := self._idle.victim()) is not None:
+                commands.append(self.evict(victim, Reason.SIZE, now, entry.model_id))
+            elif (victim := self._shelf.surplus()) is not None:
+                commands.append(self.evict(victim, Reason.SURPLUS, now))
             else:
                 return True
         return False
@@ -183,16 +235,20 @@ class Allocator:
                     continue
             while not ahead.fits(entry.size_bytes) and (victim := self._idle.victim()) is not None:
                 ahead.free(self._shelf.entries[victim].size_bytes)
-                commands.append(self.evict(victim))
+                commands.append(self.evict(victim, Reason.ROOM, now, entry.model_id))
             if not ahead.fits(entry.size_bytes):
                 return True
             ahead.take(entry.size_bytes)
             in_turn = in_turn and self._shelf.room.fits(entry.size_bytes)
             if in_turn:
-                self._shelf.move(entry, Phase.LOADING)
-                entry.load_started = now
-                commands.append(Load(entry.model_id))
+                commands.append(self._begin_load(entry, now))
         return False
+
+    def _begin_load(self, entry: Entry, now: float) -> Load:
+        self._shelf.move(entry, Phase.LOADING)
+        entry.load_started = now
+        room = self._shelf.room
+        return Load(entry.model_id, entry.opener, entry.size_bytes, entry.load_s, room.models, room.size_bytes)
 
     def _grant_waiters(self, entry: Entry, now: float, *, just_loaded: bool) -> list[Command]:
         commands: list[Command] = []

@@ -18,10 +18,10 @@ What holds after every step, whatever the history:
 7. A model whose load failed recently is refused at once, with its error and when to try again; that evicts nothing.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from modelplex.core import estimates
-from modelplex.core.allocation import Allocator, Command, Grant, Load, Reject, Start, Unload, Why
+from modelplex.core.allocation import Allocator, Command, Grant, Load, Reason, Reject, Start, Unload, Why
 from modelplex.core.backoff import Backoff
 from modelplex.core.budget import UNLIMITED, Room
 from modelplex.core.eviction import EvictionPolicy
@@ -29,7 +29,7 @@ from modelplex.core.idle import IdleModels
 from modelplex.core.learned import Learned
 from modelplex.core.shelf import Entry, Phase, Shelf
 
-__all__ = ["Command", "Grant", "Load", "ModelCache", "Reject", "Start", "Unload", "Why"]
+__all__ = ["Command", "Grant", "Load", "ModelCache", "Reason", "Reject", "Start", "Unload", "Why"]
 
 
 class ModelCache:
@@ -86,10 +86,19 @@ class ModelCache:
         entry = self._shelf.entries.get(model_id)
         return entry is not None and (entry.phase is not Phase.UNLOADING or bool(entry.waiters))
 
+    def phase(self, model_id: str) -> Phase | None:
+        """Where the model is in its life; None if nothing is known of it."""
+        entry = self._shelf.entries.get(model_id)
+        return None if entry is None else entry.phase
+
     def measured(self, model_id: str) -> tuple[int, float] | None:
         """Size in bytes and load seconds of a model that is resident; None if it is not."""
         entry = self._shelf.entries.get(model_id)
         return None if entry is None or entry.phase is not Phase.RESIDENT else (entry.size_bytes, entry.load_s)
+
+    def refuses(self, model_id: str, now: float, tenant: str = "") -> bool:
+        """Whether a model that is not here would not be loaded: its load has failed recently, or it is too large."""
+        return self._refusal(0, model_id, now) is not None
 
     def rest_s(self, model_id: str, now: float) -> float:
         """Expected seconds until the model is loaded."""
@@ -97,6 +106,21 @@ class ModelCache:
         if entry is None or entry.phase is not Phase.LOADING:
             return self._learned.recall(model_id).load_s
         return estimates.rest_s(entry.load_s, now - entry.load_started)
+
+    @property
+    def entries(self) -> Collection[Entry]:
+        """All models that it knows of, in no certain order: to be looked at, not to be changed."""
+        return self._shelf.entries.values()
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take together."""
+        return self._shelf.room.size_bytes
+
+    def tenant_of(self, model_id: str) -> str:
+        """On whose behalf the model was loaded, as that is called in the options; empty without tenants."""
+        entry = self._shelf.entries.get(model_id)
+        return "" if entry is None else entry.tenant
 
     # What it advertises
 
@@ -134,13 +158,21 @@ class ModelCache:
     # Inputs
 
     def acquire(
-        self, ticket: int, model_id: str, owner: Hashable, now: float, *, hurried: bool = False, share: float = 0.0
+        self,
+        ticket: int,
+        model_id: str,
+        owner: Hashable,
+        now: float,
+        *,
+        hurried: bool = False,
+        share: float = 0.0,
+        tenant: str = "",
     ) -> list[Command]:
         """Ask for a lease. The answer is among these commands or those of a later input.
 
         One that is `hurried` does not let an idle model be spared: while it waits it keeps from others what is scarcer.
         `share` is the part of all acquires that this model is expected to have from now on, if it is not here: others
-        know how much it was used elsewhere.
+        know how much it was used elsewhere. On behalf of which `tenant` makes a difference in a `TenantCache` only.
         """
         if ticket in self._shelf.tickets:
             raise ValueError(f"ticket {ticket} is in use")
@@ -179,7 +211,7 @@ class ModelCache:
         if not entry.leases:
             self._idle.add(entry, now)
             if entry.retired:
-                commands.append(self._allocator.evict(entry.model_id))
+                commands.append(self._allocator.evict(entry.model_id, Reason.RETIRED, now))
         return commands if self._allocator.calm else commands + self._allocator.make_room(now)
 
     def retire(self, model_id: str, now: float) -> list[Command]:
@@ -191,7 +223,7 @@ class ModelCache:
         if (entry := self._shelf.entries.get(model_id)) is not None:
             entry.retired = True
             if entry.phase is Phase.RESIDENT and not entry.leases:
-                commands.append(self._allocator.evict(model_id))
+                commands.append(self._allocator.evict(model_id, Reason.RETIRED, now))
         return commands + self._allocator.make_room(now)
 
     def loaded(self, model_id: str, size_bytes: int, now: float) -> list[Command]:
@@ -224,7 +256,7 @@ class ModelCache:
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed: models may have become evictable, or have been idle for too long."""
-        evictions = [self._allocator.evict(model_id) for model_id in self._idle.overdue(now)]
+        evictions = [self._allocator.evict(model_id, Reason.TTL, now) for model_id in self._idle.overdue(now)]
         return [*evictions, *self._allocator.make_room(now)]
 
     def close(self, now: float) -> list[Command]:

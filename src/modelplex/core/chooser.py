@@ -9,6 +9,7 @@ from typing import Protocol
 
 from modelplex.core.admission import Request
 from modelplex.core.placement import Fleet
+from modelplex.core.reasons import Rule
 from modelplex.core.residency import ReplicaView
 
 
@@ -160,6 +161,7 @@ class Choice:
             view = fleet.views.get(answer) if isinstance(answer, str) else None
             if view is None:
                 raise ChoiceError(f"It chose {answer!r:.200}; the id of one of the replicas would be right, or None.")
+            fleet.why = Rule.CHOSEN, {"candidates": len(views)}
             return view
         except Exception as error:  # noqa: BLE001 - a user's code: it may raise anything, and its owner is told
             self._failed(error)

@@ -4,22 +4,28 @@ A request whose replica has no free slot waits here, in that replica's line, so 
 are served in the order of arrival.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 
+from modelplex.core import explain
 from modelplex.core.admission import Request, WaitingRoom
 from modelplex.core.chooser import Choice
 from modelplex.core.placement import Fleet
 from modelplex.core.popularity import Demand
+from modelplex.core.reasons import Journal, Numbers, Rule
 from modelplex.core.residency import ReplicaView
+from modelplex.core.tenant_lines import LineLimits, TenantRooms
 
 # How often the time until the next look at a waiting request doubles, at most.
 LOOKS_MAX = 16
 
 # Of the models that requests wait for elsewhere, so many are looked at when a replica has nothing else to do.
 SHARED_MAX = 64
+
+# What is a reason to go where a model is loaded. Where it is not, it is booked or loads.
+_HOLDS = (Rule.ONLY_HOLDER, Rule.BEST_HOLDER, Rule.NEAREST)
 
 # The line of those who wait for nothing in particular because a user's class has said so; no replica has this name.
 DECLINED = ""
@@ -49,6 +55,10 @@ class Send:
         fits: whether its model is expected to need no eviction there.
         waited: whether it had to wait for a slot.
         share: of the requests there, the part that its model is expected to have; 0 when it is loaded there.
+        rule: why there.
+        numbers: what decided that, if anything had to be computed.
+        taken: slots that were taken there, of so many `slots`.
+        warm: whether its model is loaded there, or it needs none.
     """
 
     number: int
@@ -56,6 +66,11 @@ class Send:
     fits: bool = False
     waited: bool = False
     share: float = 0.0
+    rule: Rule = field(default=Rule.BROADCAST, compare=False)
+    numbers: Numbers = field(default_factory=dict, compare=False)
+    taken: int = field(default=0, compare=False)
+    slots: int = field(default=0, compare=False)
+    warm: bool = field(default=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -65,14 +80,27 @@ class Reject:
     number: int
     why: Why
     retry_after_s: float | None = None
+    numbers: Numbers = field(default_factory=dict, compare=False)
 
 
 @dataclass(slots=True)
 class Prefetch:
-    """Have the replica load the model, although the request for it has been rejected."""
+    """Have the replica load the model, for no request: the one for it was rejected, or it is ahead of demand.
+
+    Attributes:
+        replica_id: the replica.
+        model_id: the model.
+        worth_s: if it is ahead of demand, only what costs less than that is to be evicted for it
+            (`ModelCache.harm_s`); else None.
+        share: of the requests there, the part that the model is expected to have.
+        tenant: on whose behalf, if that is known.
+    """
 
     replica_id: str
     model_id: str
+    worth_s: float | None = None
+    share: float = 0.0
+    tenant: str = ""
 
 
 Command = Send | Reject | Prefetch
@@ -88,15 +116,29 @@ class Dispatch:
 
     Attributes:
         choice: who chooses in place of the fleet, if anybody does.
+        journal: told who waits, and why there.
     """
 
     def __init__(self, waiting: WaitingRoom, fleet: Fleet, no_replica_wait_s: float) -> None:
         self._waiting = waiting
+        self._tenants: TenantRooms | None = None  # the same, if each tenant has its own
         self._fleet = fleet
         self.no_replica_wait_s = no_replica_wait_s
         self.demand = Demand()
         self.choice: Choice | None = None
+        self.journal: Journal | None = None
         self.running: dict[int, Request] = {}
+
+    def wait_in(self, queued_max: int, tenants: Mapping[str, LineLimits] | None) -> WaitingRoom:
+        """Where requests wait from now on, those that wait already as well: so many, or of each tenant so many."""
+        before, rooms = self._waiting, TenantRooms(queued_max, tenants) if tenants else None
+        if rooms is None and self._tenants is None:
+            before.limit = queued_max
+        elif rooms is None or self._tenants is None or rooms.limits != self._tenants.limits:
+            self._waiting, self._tenants = WaitingRoom(queued_max) if rooms is None else rooms, rooms
+            for request in sorted(before, key=lambda r: r.number):
+                self._waiting.add(request, request.line, request.look_at)
+        return self._waiting
 
     def place(self, request: Request, now: float) -> list[Command]:
         """Send the request, or let it wait where it is expected to be served first."""
@@ -108,11 +150,14 @@ class Dispatch:
 
     def _place_at(self, view: ReplicaView | None, request: Request, now: float) -> list[Command]:
         """Send the request to this replica, or let it wait there; for None, let it wait for any."""
-        if view is not None and view.slots.free:
+        if view is not None and view.slots.free and (self._tenants is None or self._tenants.may_take(request, view)):
             return [self._send(request, view, now)]
+        if self.journal is not None:
+            chosen = self.choice is not None
+            _note_wait(self.journal, self._fleet, self._waiting, request, view, chosen=chosen)
         if view is None:
             if self._fleet.views:
-                self._waiting.add(request, DECLINED, now + self._declined_s)
+                self._waiting.add(request, DECLINED, now + _declined_s(self._waiting))
             else:
                 self._waiting.add(request, None, now + self.no_replica_wait_s)
         elif not request.model_id and self.choice is None:
@@ -125,11 +170,6 @@ class Dispatch:
             request.looks = min(request.looks + 1, LOOKS_MAX)
             self._waiting.add(request, view.replica_id, now + patience_s)
         return []
-
-    @property
-    def _declined_s(self) -> float:
-        """After how long those that wait for nothing in particular are looked at again."""
-        return max(DECLINED_S, DECLINED_EACH_S * self._waiting.length(DECLINED))
 
     def replace(self, request: Request, now: float) -> list[Command]:
         if self.choice is not None:
@@ -172,8 +212,24 @@ class Dispatch:
         line = self._fleet.views.get(request.line or "")
         told = line is None or line.models[request.model_id].told
         self.withdraw(request)
-        reject = Reject(request.number, Why.COLD, rest_s)
-        return [reject] if line is None or told else [Prefetch(line.replica_id, request.model_id), reject]
+        reject = Reject(request.number, Why.COLD, rest_s, _waited(request, now))
+        return [reject] if line is None or told else [_prefetch(line.replica_id, request), reject]
+
+    def look_again(self, now: float) -> list[Command]:
+        """Look again at those who have waited long."""
+        commands: list[Command] = []
+        for request in self._waiting.due(now):
+            if request.deadline is not None and now >= request.deadline:
+                self.withdraw(request)
+                commands.append(Reject(request.number, Why.DEADLINE, None, _waited(request, now)))
+            elif (too_cold := self.too_cold(request, now)) is not None:
+                commands += too_cold
+            elif not self._fleet.views:
+                self.withdraw(request)
+                commands.append(Reject(request.number, Why.NO_REPLICA, None, _waited(request, now)))
+            else:
+                commands += self.replace(request, now)
+        return commands
 
     # Bookkeeping
 
@@ -183,7 +239,8 @@ class Dispatch:
             return []
         self._fleet.leave(replica_id)
         # Without any replica, the common line waits no longer for a slot but for a replica, and from now on.
-        common = [] if self._fleet.views else self.withdraw_line(None) + self.withdraw_line(DECLINED)
+        waits_for_slot = self._fleet.views and self._tenants is None  # with shares, others may have had one
+        common = [] if waits_for_slot else self.withdraw_line(None) + self.withdraw_line(DECLINED)
         return self.withdraw_line(replica_id) + common
 
     def withdraw_line(self, line: str | None) -> list[Request]:
@@ -201,9 +258,14 @@ class Dispatch:
             view.replica_id in self._fleet.views and view.slots.free and (request := self._next_for(view)) is not None
         ):
             self.withdraw(request)
+            is_moved = request.line is not None and request.line != view.replica_id
+            self._fleet.why = Rule.SLOT_ELSEWHERE if is_moved else Rule.TURN, _waited(request, now)
+            if self._tenants is not None:
+                self._tenants.served(request)
             commands.append(self._send(request, view, now))
         if self.choice is not None and view.slots.free and view.replica_id in self._fleet.views:
-            commands += self._ask_waiting(self.choice, view, now)
+            for request in _better_off(self._waiting, view):
+                commands += self._ask_again(self.choice, request, now) if view.slots.free else ()
         return commands
 
     def use(self, choice: Choice | None, now: float) -> list[Command]:
@@ -219,24 +281,12 @@ class Dispatch:
             commands += self.serve(view, now)
         return commands
 
-    def _ask_waiting(self, choice: Choice, view: ReplicaView, now: float) -> list[Command]:
-        """The replica has a slot left: ask for the oldest of those who may now be better off than where they wait."""
-        models = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
-        elsewhere = [r for model_id in models for r in islice(self._waiting.of_model(model_id), SHARED_MAX)]
-        asked = {r.number: r for r in (*self._waiting.oldest(DECLINED, SHARED_MAX), *elsewhere)}
-        commands: list[Command] = []
-        for number in sorted(asked)[:SHARED_MAX]:
-            if not view.slots.free:
-                break
-            commands += self._ask_again(choice, asked[number], now)
-        return commands
-
     def _ask_again(self, choice: Choice, request: Request, now: float) -> list[Command]:
         """Ask for one who waits. It keeps its place if the answer is the same."""
         view = choice.choose(request, self._fleet, now)
         if view is None and request.line == DECLINED:
             if request.look_at <= now:
-                self._waiting.postpone(request, now + self._declined_s)
+                self._waiting.postpone(request, now + _declined_s(self._waiting))
             return []
         if view is not None and view.replica_id == request.line and request.look_at > now:
             return []
@@ -244,24 +294,39 @@ class Dispatch:
         return self._place_at(view, request, now)
 
     def _next_for(self, view: ReplicaView) -> Request | None:
+        """The one whose turn it is: with several tenants, of the first of them that has one."""
+        if self._tenants is None:
+            return self._next_in(self._waiting, view)
+        found = (self._next_in(room, view) for room in self._tenants.in_turn(view))
+        return next((request for request in found if request is not None), None)
+
+    def _next_in(self, waiting: WaitingRoom, view: ReplicaView) -> Request | None:
         """The oldest request of the replica's line and the common one, else of any line for a model it has loaded."""
-        firsts = [r for r in (self._waiting.first(view.replica_id), self._waiting.first(None)) if r is not None]
+        firsts = [r for r in (waiting.first(view.replica_id), waiting.first(None)) if r is not None]
         if not firsts and self.choice is None:
-            shared = [model_id for model_id in islice(self._waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
-            firsts = [r for model_id in shared for r in islice(self._waiting.of_model(model_id), SHARED_MAX)]
+            shared = [model_id for model_id in islice(waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
+            firsts = [r for model_id in shared for r in islice(waiting.of_model(model_id), SHARED_MAX)]
         return min(firsts, key=lambda r: r.number, default=None)
 
     def _send(self, request: Request, view: ReplicaView, now: float) -> Send:
-        view.slots.take()
+        """Send it there; the fleet knows why."""
+        slots, (rule, numbers) = view.slots, self._fleet.why
+        taken = slots.limit - slots.free
+        slots.take()
         view.sent_last = request.number
-        self._fleet.sent(view)
+        self._fleet.free.sent(view)
         self._fleet.book(view, request.model_id)
         request.view, request.sent, request.answered = view, now, False
         self.running[request.number] = view.running[request.number] = request
         if view.has_loaded(request.model_id):
-            return Send(request.number, view.replica_id, fits=True, waited=request.waited)
-        fits, share = view.fits(request.model_id), self._share(request.model_id)
-        return Send(request.number, view.replica_id, fits, request.waited, share)
+            number, replica_id, most = request.number, view.replica_id, slots.limit
+            return Send(number, replica_id, True, request.waited, 0.0, rule, numbers, taken, most, True)
+        fits, share = view.fits(request.model_id), self.share(request.model_id)
+        if request.model_id and rule in _HOLDS:
+            there = explain.load_there(view, request.model_id, self._fleet.costs, now)
+            rule, numbers = Rule.JOINS_LOAD, {**numbers, **there}
+        waited, limit, warm = request.waited, slots.limit, not request.model_id
+        return Send(request.number, view.replica_id, fits, waited, share, rule, numbers, taken, limit, warm)
 
     def send_slotless(self, number: int, model_id: str, view: ReplicaView, now: float) -> Send:
         """Send a request to this replica, whatever runs there."""
@@ -270,7 +335,7 @@ class Dispatch:
         self.running[number] = request
         return Send(number, view.replica_id)
 
-    def _share(self, model_id: str) -> float:
+    def share(self, model_id: str) -> float:
         """The part that the model would have of the requests of the one replica that holds it."""
         return min(1.0, self.demand.share(model_id) * len(self._fleet.views))
 
@@ -289,3 +354,40 @@ class Dispatch:
         if request.line is not None and (view := self._fleet.views.get(request.line)) is not None:
             view.queued -= 1
             self._fleet.unbook(view, request.model_id)
+
+
+def _declined_s(waiting: WaitingRoom) -> float:
+    """After how long those that wait for nothing in particular are looked at again."""
+    return max(DECLINED_S, DECLINED_EACH_S * waiting.length(DECLINED))
+
+
+def _better_off(waiting: WaitingRoom, view: ReplicaView) -> list[Request]:
+    """Of those who wait for something else, the oldest that may now be better off at this replica."""
+    models = [model_id for model_id in islice(waiting.models, SHARED_MAX) if view.has_loaded(model_id)]
+    elsewhere = [r for model_id in models for r in islice(waiting.of_model(model_id), SHARED_MAX)]
+    asked = {r.number: r for r in (*waiting.oldest(DECLINED, SHARED_MAX), *elsewhere)}
+    return [asked[number] for number in sorted(asked)[:SHARED_MAX]]
+
+
+def _waited(request: Request, now: float) -> Numbers:
+    return {"waited_s": now - request.arrived}
+
+
+def _note_wait(
+    journal: Journal, fleet: Fleet, waiting: WaitingRoom, request: Request, view: ReplicaView | None, *, chosen: bool
+) -> None:
+    """Say where the request is about to wait, and why there, unless that is known."""
+    (rule, numbers), line = fleet.why, None
+    if view is not None and (request.model_id or chosen):
+        line = view.replica_id
+    elif view is None and fleet.views:
+        rule, line = Rule.CHOSEN, DECLINED
+    elif view is not None:
+        rule = Rule.FREE_SLOTS
+    if not waiting.full_for(request.tenant) and not (request.waited and request.line == line):
+        journal.waits(request.number, line, rule, {**numbers, "ahead": waiting.length(line)})
+
+
+def _prefetch(replica_id: str, request: Request) -> Prefetch:
+    """Have the model loaded that the request no longer waits for."""
+    return Prefetch(replica_id, request.model_id, tenant=request.tenant)

@@ -30,6 +30,10 @@ class IdleModels:
         self._timers: list[tuple[float, str]] = []
         self._next: dict[str, float] = {}  # the earliest timer of each model
 
+    def __len__(self) -> int:
+        """How many are idle, those included that may not be evicted yet."""
+        return len(self._idle)
+
     def add(self, entry: Entry, now: float) -> None:
         """The model has become idle."""
         entry.idle_since = now

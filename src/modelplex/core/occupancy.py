@@ -1,11 +1,16 @@
 """The slots of a replica, what each router believes of them, and room that is promised to requests on their way."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from modelplex.core.admission import Slots
 
 R = TypeVar("R")
+
+# Of many routers that wait for a slot, so many are told at a time that one is free, or twice as many as there are free
+# slots: all of them would come for it, and all but one in vain.
+TOLD_MAX = 8
 
 
 class Occupancy(Generic[R]):
@@ -19,7 +24,7 @@ class Occupancy(Generic[R]):
     def __init__(self, slots_max: int) -> None:
         self._slots = Slots(slots_max)
         self._beliefs: dict[R, int] = {}  # how many requests run here, as each router believes
-        self._doubters: set[R] = set()  # the routers that believe that there is no slot
+        self._doubters: dict[R, None] = {}  # the routers that believe that there is no slot, in the order since when
 
     def __contains__(self, router: R) -> bool:
         return router in self._beliefs
@@ -45,7 +50,7 @@ class Occupancy(Generic[R]):
     def leave(self, router: R) -> None:
         """Nothing happens if it had not joined."""
         self._beliefs.pop(router, None)
-        self._doubters.discard(router)
+        self._doubters.pop(router, None)
 
     def begin(self, router: R) -> bool:
         """Take a slot for a request of this router; False if there is none."""
@@ -66,20 +71,29 @@ class Occupancy(Generic[R]):
             self._believe(router, self._slots.own)
 
     def mistaken(self) -> Sequence[R]:
-        """The routers that believe that there is no slot, when there is one. They are taken to be told."""
-        if not self._doubters or not self._slots.free:
+        """Routers that believe that there is no slot, when there is one. They are taken to be told.
+
+        Those come first that have believed it longest. If there are `more_mistaken` then, this is to be asked again
+        soon, since it may be that none of these needs the slot.
+        """
+        if not self.more_mistaken:
             return ()
-        mistaken = [router for router in self._beliefs if router in self._doubters]
+        mistaken = list(islice(self._doubters, max(TOLD_MAX, 2 * self._slots.free)))
         for router in mistaken:
             self.told(router)
         return mistaken
 
+    @property
+    def more_mistaken(self) -> bool:
+        """Whether there are any such routers."""
+        return bool(self._doubters) and self._slots.free > 0
+
     def _believe(self, router: R, ongoing: int) -> None:
         self._beliefs[router] = ongoing
         if ongoing >= self._slots.limit:
-            self._doubters.add(router)
+            self._doubters[router] = None
         elif self._doubters:
-            self._doubters.discard(router)
+            self._doubters.pop(router, None)
 
 
 class Promises(Generic[R]):

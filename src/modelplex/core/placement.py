@@ -1,20 +1,19 @@
 """The replicas of a deployment as one router sees them, and the best of them for a model."""
 
 from bisect import bisect
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
 
-from modelplex.core import rendezvous
-from modelplex.core.estimates import Estimates, rest_s
+from modelplex.core import explain, rendezvous
+from modelplex.core.admission import Request
+from modelplex.core.costs import CROWDED, HYSTERESIS, MARGIN_S, Costs
+from modelplex.core.disks import Disks
+from modelplex.core.estimates import Estimates
+from modelplex.core.free import FreeReplicas
+from modelplex.core.reasons import Explanation, Rule
 from modelplex.core.residency import ReplicaView
 from modelplex.core.ring import Ring
-
-# A load elsewhere must promise to be this many times faster than waiting, and by a margin, or copies would multiply on
-# noise. The margin is about what a load costs that nobody would notice.
-HYSTERESIS = 2.0
-MARGIN_S = 0.1
 
 # Replicas that are looked at for a decision, at most so many of each kind: holders, candidates to load a model, and
 # those with free slots. So a decision costs the same with ten replicas and with ten thousand.
@@ -30,35 +29,37 @@ SHARED_SCORED_MAX = 2
 # Others are taken to be there for so long after one of their requests was last heard of.
 SHARED_S = 60.0
 
-# Of several holders, the first of the model's order is used until so much of its slots is taken: copies that are not
-# needed become idle, and make room.
-CROWDED = 0.5
-
-# What an eviction does harm counts so many times against that. Measured with the simulator: at 1 a fleet under pressure
-# loads 3% more, because the replica that loads nothing at the moment is preferred to the one with the least to lose.
-HARM_WEIGHT = 10.0
-
 
 class Fleet:
     """All replica views, and an index of who holds, loads or is booked to load which model.
 
     Seconds are expected values; "now" is of any clock that does not go backwards.
+
+    Attributes:
+        costs: what is expected of them.
+        why: why the last choice was made.
     """
 
     def __init__(self, estimates: Estimates) -> None:
         self.estimates = estimates
+        self.disks = Disks()
         self.views: dict[str, ReplicaView] = {}
+        self.free = FreeReplicas(self.views)
+        self.why: Explanation = explain.NO_REPLICA
+        self.costs = Costs(estimates, self.disks)
         self._holders: dict[str, tuple[ReplicaView, ...]] = {}
         self._ring = Ring()
         self._roomy = Ring()  # those that can load one more model without evicting one
-        self._free: OrderedDict[str, ReplicaView] = OrderedDict()  # those with free slots, and some that had
+        self._machines: dict[str, Ring] = {}  # those on each machine that has a name
         self._turn = 0
         self._shared_until = 0.0  # there are other routers, as far as is known
 
     def join(self, view: ReplicaView) -> None:
         self.views[view.replica_id] = view
         self._ring.add(view)
-        self._free[view.replica_id] = view
+        self.free.freed(view)
+        if view.machine:
+            self._machines.setdefault(view.machine, Ring()).add(view)
         for model_id in view.models:
             self.index(view, model_id)
         self._index_room(view)
@@ -68,27 +69,38 @@ class Fleet:
         view = self.views.pop(replica_id)
         self._ring.discard(view)
         self._roomy.discard(view)
-        self._free.pop(replica_id, None)
+        self.free.discard(view)
+        if (there := self._machines.get(view.machine)) is not None:
+            there.discard(view)
+            if not len(there):
+                del self._machines[view.machine]
         for model_id in view.models:
             self._forget(view, model_id)
 
-    def sent(self, view: ReplicaView) -> None:
-        """The replica was sent a request: others come first for a while."""
-        if not view.slots.free:
-            self._free.pop(view.replica_id, None)
-        elif view.replica_id in self._free:
-            self._free.move_to_end(view.replica_id)
-
-    def freed(self, view: ReplicaView) -> None:
-        """The replica may have a slot free again."""
-        if view.replica_id in self.views:
-            self._free[view.replica_id] = view
+    def adopt(self, view: ReplicaView, request: Request) -> None:
+        """A request that was sent to the same replica when another view stood for it."""
+        before = request.view
+        del before.running[request.number]
+        before.slots.give_back()
+        self.unbook(before, request.model_id)
+        view.running[request.number] = request
+        view.slots.own += 1
+        self.book(view, request.model_id)
 
     def told_ongoing(self, view: ReplicaView, ongoing: int, now: float) -> None:
         """The replica has said how many requests run there, ours included."""
         view.slots.told(ongoing)
         if view.slots.others:
             self._shared_until = now + SHARED_S
+
+    def told_file(self, view: ReplicaView, model_id: str, fetch_s: float) -> float:
+        """The model's file is on the replica's machine, and was fetched for so long: answers the part told apart."""
+        if not view.machine:
+            return 0.0
+        self.disks.told(view.machine, (model_id,))
+        if fetch_s:
+            self.disks.saw_fetch(fetch_s)
+        return fetch_s
 
     def told_held(self, view: ReplicaView, model_id: str, now: float) -> None:
         """The replica has loaded the model, which is booked there."""
@@ -100,6 +112,11 @@ class Fleet:
         """Record a request for the model on the replica, at the moment of the decision."""
         if model_id and view.book(model_id):
             self._index_model(view, model_id)
+
+    def prefetch(self, view: ReplicaView, model_id: str) -> None:
+        """Record that the replica is asked to load the model ahead of demand, which nobody expects anywhere."""
+        view.prefetch(model_id)
+        self._index_model(view, model_id)
 
     def unbook(self, view: ReplicaView, model_id: str) -> None:
         """That request is over, or goes elsewhere."""
@@ -146,18 +163,43 @@ class Fleet:
             return self._least_busy()
         holders = self._holders.get(model_id)
         if holders is None:
-            return self._best(model_id, self._candidates(model_id, now), now)
+            return self.place_for(model_id, now)
         if len(holders) == 1 and holders[0].slots.free:
+            self.why = explain.ONLY_HOLDER
             return holders[0]
         scored = self._scored(model_id)
-        scores = [(self._holder_s(v, model_id, now), max(CROWDED, v.busy), n) for n, v in enumerate(scored)]
-        wait_s, _, place = min(scores)
+        costs = self.costs
+        scores = [(costs.holder_s(v, model_id, now), max(CROWDED, v.busy), v.far, n) for n, v in enumerate(scored)]
+        wait_s, _, _, place = min(scores)
         best = scored[place]
+        rule, numbers = explain.holder(scores, place, best), {"wait_s": wait_s, "holders": len(holders)}
+        self.why = rule, numbers
         if best.slots.free or wait_s <= MARGIN_S:
             return best
         idle = [v for v in self._candidates(model_id, now) if v.slots.free and not v.expects(model_id)]
         other = self._best(model_id, idle or self._idle_others(model_id), now)
-        return best if other is None or wait_s <= self._copy_s(other, model_id, now) else other
+        if other is None:
+            return best
+        elapsed_s = max((v.load_elapsed_s(model_id, now) for v in self._scored(model_id)), default=0.0)
+        copy_s = costs.copy_s(other, model_id, elapsed_s, now)
+        is_dear = wait_s > copy_s
+        self.why = Rule.COPY if is_dear else rule, {**numbers, "copy_s": copy_s}
+        return other if is_dear else best
+
+    def expects(self, model_id: str) -> bool:
+        """Whether anybody holds or loads the model, or is booked to."""
+        return model_id in self._holders
+
+    def place_for(self, model_id: str, now: float) -> ReplicaView | None:
+        """Where a model is to be loaded that nobody is expected to hold; None when there is no replica at all.
+
+        The same in all routers, as far as they have heard the same, so that it is loaded once. So it does not matter
+        here which machine the router itself is on.
+        """
+        candidates = self._candidates(model_id, now)
+        best = self._best(model_id, candidates, now)
+        self.why = explain.place(best, candidates, model_id, self.costs)
+        return best
 
     def patience_s(self, model_id: str) -> float:
         """How long a request should wait before it is looked at again: what a load elsewhere would have cost."""
@@ -167,25 +209,19 @@ class Fleet:
         """Expected seconds until the model is loaded somewhere; None when it is."""
         if any(v.has_loaded(model_id) for v in self._holders.get(model_id, ())):
             return None
-        rests = [self._load_rest_s(v, model_id, now) for v in self._scored(model_id)]
+        rests = [self.costs.load_rest_s(v, model_id, now) for v in self._scored(model_id)]
         return min(rests, default=self.estimates.load_s(model_id))
 
     # Whom to weigh
 
-    def _some_free(self, count: int = SCORED_MAX) -> list[ReplicaView]:
-        """Replicas with free slots, those that were sent to longest ago first."""
-        while self._free:
-            some = list(islice(self._free.values(), count))
-            if free := [view for view in some if view.slots.free]:
-                return free
-            for view in some:  # others have filled them
-                del self._free[view.replica_id]
-        return []
-
     def _least_busy(self) -> ReplicaView | None:
-        """The replica with the most free slots; among equals, the one that was sent to longest ago."""
-        free = self._some_free() or islice(self.views.values(), 1)
-        return min(free, key=lambda v: (v.busy, v.sent_last), default=None)
+        """The replica with the most free slots; among equals a near one, and the one that was sent to longest ago."""
+        candidates = self.free.some(SCORED_MAX) or list(islice(self.views.values(), 1))
+        if self.free.knows_near:
+            candidates = [*self.free.some_near(SCORED_MAX), *candidates]
+        best = min(candidates, key=_business, default=None)
+        self.why = explain.free(best, candidates)
+        return best
 
     def _candidates(self, model_id: str, now: float) -> Sequence[ReplicaView]:
         """Those to weigh for loading the model.
@@ -196,14 +232,26 @@ class Fleet:
         near = ring.near(model_id, SCORED_MAX)
         free = [v for v in near if v.slots.free]
         if not free and len(ring) > len(near):
-            free = [v for v in self._some_free() if v.has_room or ring is self._ring]
-        some = free or near
-        if now >= self._shared_until:
-            return some
-        return _in_order(model_id, some)[: SHARED_SCORED_MAX if ring is self._ring else 1]
+            free = [v for v in self.free.some(SCORED_MAX) if v.has_room or ring is self._ring]
+        some, is_shared = free or near, now < self._shared_until
+        if is_shared:
+            some = _in_order(model_id, some)
+        if self.disks.in_use:
+            good = [v for v in self._with_file(model_id) if v.has_room or ring is self._ring]
+            if free:
+                good = [v for v in good if v.slots.free]
+            some = list(dict.fromkeys([*_in_order(model_id, good)[:SHARED_SCORED_MAX], *some]))
+        return some[: SHARED_SCORED_MAX if ring is self._ring else 1] if is_shared else some
+
+    def _with_file(self, model_id: str) -> list[ReplicaView]:
+        """Some of those on machines that have the model's file, the same in all routers."""
+        machines = [machine for machine in self.disks.machines(model_id) if machine in self._machines]
+        if len(machines) > SCORED_MAX:
+            machines = rendezvous.order(model_id, machines, rendezvous.point)[:SCORED_MAX]
+        return [v for machine in machines for v in self._machines[machine].near(model_id, SCORED_MAX)]
 
     def _idle_others(self, model_id: str) -> list[ReplicaView]:
-        return [v for v in self._some_free() if not v.expects(model_id)]
+        return [v for v in self.free.some(SCORED_MAX) if not v.expects(model_id)]
 
     def _scored(self, model_id: str) -> Sequence[ReplicaView]:
         """The holders to weigh: of many, some in turn, and one with a free slot if that is found soon."""
@@ -216,73 +264,26 @@ class Fleet:
             *holders[: max(0, self._turn + SCORED_MAX - len(holders))],
         ]
         if not any(v.slots.free and v.has_loaded(model_id) for v in some):
-            others = [v for v in self._some_free(FREE_MAX) if v.expects(model_id)]
+            others = [v for v in self.free.some(FREE_MAX) if v.expects(model_id)]
             some += sorted(others, key=lambda v: not v.has_loaded(model_id))[:SCORED_MAX]
+        if self.free.knows_near:
+            some += [v for v in self.free.some_near(SCORED_MAX) if v.has_loaded(model_id)]
         return some
 
     def _best(self, model_id: str, views: Sequence[ReplicaView], now: float) -> ReplicaView | None:
         """Where a load of the model is expected to do best; among equals, the first of the rendezvous order."""
         if len(views) < 2:
             return views[0] if views else None
-        scores = [self._load_there_s(view, now) for view in views]
+        scores = [self.costs.load_there_s(view, model_id, now) for view in views]
         least = min(scores)
         if scores.count(least) == 1:
             return views[scores.index(least)]
         return _in_order(model_id, (view for view, score in zip(views, scores, strict=True) if score == least))[0]
 
-    # Expected times
-
-    def _holder_s(self, view: ReplicaView, model_id: str, now: float) -> float:
-        """Expected seconds until the request would begin with its model, on a replica that holds or loads it."""
-        return max(self.slot_s(view, now), self._load_rest_s(view, model_id, now))
-
-    def _load_there_s(self, view: ReplicaView, now: float) -> float:
-        """How bad a load there would be besides the load itself: waiting, other loads, what must be evicted."""
-        begin_s = self._begin_s(view, now)
-        if view.has_room:
-            return begin_s  # as far as possible the same in all routers, or one model would take room in two places
-        # A load keeps a slot from others for as long as it takes.
-        crowded_s = max(CROWDED, view.busy) * self.estimates.average_load_s
-        return begin_s + crowded_s + HARM_WEIGHT * view.harm_s
-
-    def _begin_s(self, view: ReplicaView, now: float) -> float:
-        """Expected seconds until a load there would begin."""
-        slot_s = 0.0 if view.slots.free else self.slot_s(view, now)
-        return slot_s + view.backlog * self.estimates.average_load_s
-
-    def _copy_s(self, view: ReplicaView, model_id: str, now: float) -> float:
-        """Expected seconds if a copy of the model were loaded there, with what its load would take from others."""
-        # A load of it that has run for long elsewhere says that it takes long, whatever was expected.
-        elapsed_s = max((v.load_elapsed_s(model_id, now) for v in self._scored(model_id)), default=0.0)
-        load_s = max(self.estimates.load_s(model_id), elapsed_s)
-        harm_s = 0.0 if view.has_room else self.estimates.average_load_s
-        return self._begin_s(view, now) + HYSTERESIS * load_s + MARGIN_S + harm_s
-
-    def slot_s(self, view: ReplicaView, now: float) -> float:
-        """Expected seconds until a request that joins the replica's line now would get a slot."""
-        if view.slots.free:
-            return 0.0
-        service_s = self.estimates.service_s
-        rests: list[float] = []
-        for request in islice(reversed(view.running.values()), SCORED_MAX):
-            rest = rest_s(service_s, now - request.sent)
-            if view.loads:
-                rest = max(rest, self._load_rest_s(view, request.model_id, now))
-            rests.append(rest)
-        if view.slots.others:
-            # What other routers run there is not seen, only when a slot was last known to have come free, and that
-            # models load, for which they may wait.
-            rests.append(rest_s(service_s, now - view.slot_freed))
-            loading = islice(view.loading, SCORED_MAX)
-            rests.extend(self._load_rest_s(view, model_id, now) + service_s for model_id in loading)
-        return min(rests, default=service_s) + service_s * view.queued / view.slots.limit
-
-    def _load_rest_s(self, view: ReplicaView, model_id: str, now: float) -> float:
-        residence = view.models.get(model_id)
-        if residence is None or residence.loaded:
-            return 0.0
-        return rest_s(self.estimates.load_s(model_id), view.load_elapsed_s(model_id, now))
-
 
 def _in_order(model_id: str, views: Iterable[ReplicaView]) -> list[ReplicaView]:
     return rendezvous.order(model_id, views, attrgetter("point"))
+
+
+def _business(view: ReplicaView) -> tuple[float, bool, int]:
+    return view.busy, view.far, view.sent_last

@@ -18,6 +18,9 @@ HALF_LIFE_MODELS_MIN = 20
 # Weights are kept below two to this power: when they reach it, an age begins, and they are counted from one again.
 AGE_HALF_LIVES = 256
 
+# How many requests come in a second is told by the last one to two times so many.
+MARK_USES = 128
+
 
 @dataclass(slots=True, eq=False)
 class Uses:
@@ -83,14 +86,29 @@ class Demand:
         self._models_max = models_max
         self._popularity = Popularity()
         self._uses: dict[str, Uses] = {}
+        self._count = 0  # since the mark
+        self._mark: float | None = None
+        self._mark_before: float | None = None
 
-    def named(self, model_id: str) -> None:
+    def named(self, model_id: str, now: float) -> None:
         """A request names this model."""
+        self._count += 1
+        if self._count >= MARK_USES or self._mark is None:
+            self._mark_before, self._mark, self._count = self._mark, now, 0
         uses = self._uses.pop(model_id, None) or Uses()
         self._uses[model_id] = uses
         self._popularity.used(uses, len(self._uses))
         if len(self._uses) > self._models_max:
             del self._uses[next(iter(self._uses))]
+
+    def per_s(self, now: float) -> float:
+        """How many requests of late name a model, for each second."""
+        if self._mark is None:
+            return 0.0
+        since, count = (
+            (self._mark, self._count) if self._mark_before is None else (self._mark_before, self._count + MARK_USES)
+        )
+        return count / (now - since) if now > since else 0.0
 
     def share(self, model_id: str) -> float:
         """The part of all requests of late that named this model."""

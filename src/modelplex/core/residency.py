@@ -19,6 +19,7 @@ class Residence:
     bookings: int = 0
     fits: bool = False  # it was expected to need no eviction when it was booked
     refused: bool = False  # for want of room: what else is on its way there will be refused too
+    ahead: bool = False  # it was asked to load it ahead of demand, and has not said yet whether it does
 
     @property
     def told(self) -> bool:
@@ -36,6 +37,8 @@ class ReplicaView:
         now: of any clock that does not go backwards.
         loads_max: loads that it runs at a time.
         harm_s: what it said its next eviction would cost (`ModelCache.harm_s`).
+        machine: the machine that it is on; empty if it has no name.
+        near: whether that is the router's own machine, which has a name.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class ReplicaView:
         *,
         loads_max: int = UNLIMITED,
         harm_s: float = 0.0,
+        machine: str = "",
+        near: bool = False,
     ) -> None:
         self.replica_id = replica_id
         self.point = rendezvous.point(replica_id)
+        self.machine = machine
+        self.near, self.far = near, not near
         self.slots = Slots(max_ongoing)
         self.models: dict[str, Residence] = {}
         self.running: dict[int, Request] = {}  # those that this router has sent
@@ -129,11 +136,22 @@ class ReplicaView:
         residence.refused, residence.fits = False, bool(self._room)
         return True
 
+    def prefetch(self, model_id: str) -> None:
+        """Record that it is asked to load a model ahead of demand, of which it has not spoken."""
+        self.book(model_id)
+        residence = self.models[model_id]
+        residence.bookings -= 1
+        residence.ahead = True
+
+    def takes(self, worth_s: float) -> bool:
+        """Whether one more model would find room here, or evict only what is worth less to it."""
+        return self._room is None or self._room > self._untold or self.harm_s < worth_s
+
     def unbook(self, model_id: str) -> bool:
         """The request is over, or goes elsewhere. Answers whether the model is now gone from here."""
         residence = self.models[model_id]
         residence.bookings -= 1
-        if residence.bookings or residence.told:
+        if residence.bookings or residence.told or residence.ahead:
             return False
         self._untold -= 1
         del self.models[model_id]
@@ -144,8 +162,10 @@ class ReplicaView:
         if harm_s is not None:
             self._harm_s = harm_s
 
-    def told_harm(self, harm_s: float) -> None:
-        self._harm_s = harm_s
+    def told_harm(self, harm_s: float | None) -> None:
+        """What its next eviction would cost, if it has said so."""
+        if harm_s is not None:
+            self._harm_s = harm_s
 
     def told_loading(self, model_id: str, now: float) -> None:
         residence = self._told(model_id)
@@ -164,9 +184,10 @@ class ReplicaView:
 
     def told_gone(self, model_id: str) -> None:
         residence = self.models.get(model_id)
-        if residence is None or not residence.told:
+        if residence is None or not (residence.told or residence.ahead):
             return
-        residence.loading, residence.loaded = False, False
+        self._untold -= not residence.told
+        residence.loading = residence.loaded = residence.ahead = False
         self.loading.pop(model_id, None)
         if residence.bookings:
             residence.fits = bool(self._room)
@@ -186,5 +207,5 @@ class ReplicaView:
             residence = self.models[model_id] = Residence()
         elif not residence.told:
             self._untold -= 1
-            residence.refused = False
+            residence.refused = residence.ahead = False
         return residence

@@ -15,7 +15,7 @@ already. What holds after every step, whatever the history:
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -201,6 +201,8 @@ class Rollout:
         for place in self._places:
             if place.current is None:
                 place.current = member
+                if not self._is_old(member):
+                    place.not_before = now  # nobody else is about to come for it
                 break
             if place.successor is None and self._is_old(place.current) != self._is_old(member):
                 old, new = (place.current, member) if self._is_old(place.current) else (member, place.current)
@@ -261,8 +263,7 @@ class Rollout:
         for place in self._places:
             if place.current is None:
                 commands += self._fill(place, goal, now)
-        for place in self._in_turn():
-            commands += self._renew(place, goal, now)
+        commands += self._renew_some(goal, now)
         if not self.is_complete and all(place.runs(goal.version) for place in self._places):
             self.is_complete, self.fallback, self._failures = True, goal, 0
             commands.append(Complete(goal.version))
@@ -322,15 +323,19 @@ class Rollout:
         old = [p for p in self._places if p.current is not None and p.successor is None and self._is_old(p.current)]
         return [p for p in old if p.current is not None and (self.is_complete or p.current.version != self._version)]
 
+    def _renew_some(self, goal: Goal, now: float) -> list[Command]:
+        """Begin to replace processes, until as many are being replaced as may be at a time."""
+        commands: list[Command] = []
+        free = max(1, min(goal.step, goal.surge_max or goal.step))
+        free -= _replaced(self._places, self._members.values(), goal)
+        for place in self._in_turn():
+            if free > 0 and (begun := self._renew(place, goal, now)):
+                free, commands = free - 1, commands + begun
+        return commands
+
     def _renew(self, place: _Place, goal: Goal, now: float) -> list[Command]:
-        """Begin to replace the process of a place, if as many others are being replaced as may be at a time."""
+        """Begin to replace the process of a place, unless it is to wait."""
         assert place.current is not None
-        under_way = sum(p.successor is not None for p in self._places)
-        under_way += sum(m.succeeded for m in self._members.values())
-        if goal.surge_max == 0:
-            under_way += sum(p.current is None or p.current.phase is _Phase.STARTING for p in self._places)
-        if under_way >= max(1, min(goal.step, goal.surge_max or goal.step)):
-            return []
         if place.current.outdated and not place.delayed:
             place.delayed = True
             place.delay(now, self._backoff, self._forget_s)
@@ -344,10 +349,8 @@ class Rollout:
         return [Start(place.successor.number, goal.version, place.current.number)]
 
     def _new_member(self, place: _Place, goal: Goal, now: float) -> _Member:
-        place.began = now
-        member = _Member(next(self._numbers), goal.version)
-        self._members[member.number] = member
-        return member
+        place.began, number = now, next(self._numbers)
+        return self._members.setdefault(number, _Member(number, goal.version))
 
     def _retire(self, member: _Member) -> list[Command]:
         if member.phase is _Phase.RETIRING:
@@ -391,3 +394,11 @@ class Rollout:
 
     def _wake(self, at: float) -> None:
         self.next_tick = at if self.next_tick is None else min(at, self.next_tick)
+
+
+def _replaced(places: Sequence[_Place], members: Iterable[_Member], goal: Goal) -> int:
+    """How many are being replaced, or have been and are not gone yet."""
+    count = sum(place.successor is not None for place in places) + sum(member.succeeded for member in members)
+    if goal.surge_max == 0:
+        count += sum(place.current is None or place.current.phase is _Phase.STARTING for place in places)
+    return count

@@ -4,9 +4,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from modelplex.core.budget import UNLIMITED, Room
 from modelplex.core.learned import Known
+
+if TYPE_CHECKING:
+    from modelplex.core.tenants import Account
 
 # A model waits for a cheaper place at most so many times as long as its own load takes. A little more than once, or
 # places of models that load just as long would come too late: measured in the simulator, it is worth 3% of all loads.
@@ -53,6 +57,8 @@ class Entry:
     retired: bool = False  # to be unloaded when nobody uses it, or waits for it, any more
     uses: int = 0
     granted_last: float = 0.0
+    tenant: str = ""  # on whose behalf it was loaded, as that is called in the options; empty without tenants
+    account: "Account | None" = None  # the tenant's
 
     def wait_from(self, now: float) -> None:
         """From now on the model waits for room."""

@@ -4,7 +4,7 @@ import heapq
 import itertools
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,10 +18,15 @@ from modelplex.core.cache import ModelCache
 from modelplex.core.estimates import Estimates
 from modelplex.core.eviction import LRU, EvictionPolicy
 from modelplex.core.occupancy import Occupancy
+from modelplex.core.tenant_cache import TenantCache
+from modelplex.core.tenants import Limits
 from modelplex.sim.trace import Trace
 
 # Requests that are taken from the arrays at a time: Python's own numbers are faster to work with one by one.
 _CHUNK = 65_536
+
+# As `runtime.replica.CORRECT_AGAIN_S`, which is not imported here.
+_CORRECT_AGAIN_S = 0.005
 
 # How often `progress` is called.
 PROGRESS_REQUESTS = 10_000
@@ -75,6 +80,8 @@ class Fleet:
         router: makes a router.
         routers: how many; requests take turns.
         residency_delay_s: how late routers hear what replicas hold.
+        tenants: what each tenant may take of a replica's models; routers have to know theirs by themselves.
+        tenant_of: says of a request, by its number, on whose behalf it is.
     """
 
     replicas: int
@@ -86,6 +93,8 @@ class Fleet:
     router: Callable[[], AnyRouter] = field(default=expected_completion)
     routers: int = 1
     residency_delay_s: float = 0.0
+    tenants: Mapping[str, Limits] | None = None
+    tenant_of: Callable[[int], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class _Replica:
     cache: ModelCache
     occupancy: Occupancy[AnyRouter]
     tick_at: float | None = None  # when its cache is to be told of the time next
+    correcting: bool = False  # more routers are to be told soon that it has a free slot
 
 
 # What a replica says of a model: the name of an input of routers, the first of its arguments, and `harm_s`.
@@ -148,6 +158,7 @@ class World:
     def __init__(self, trace: Trace, fleet: Fleet) -> None:
         self._trace = trace
         self._delay_s = fleet.residency_delay_s
+        self._tenant_of = fleet.tenant_of
         self._replicas: dict[str, _Replica] = {}
         self._routers = [fleet.router() for _ in range(fleet.routers)]
         self._several = fleet.routers > 1  # one alone is never mistaken about who runs where
@@ -163,19 +174,17 @@ class World:
         )
         self._latency_s = array("d", [float("nan")]) * len(trace)
         self._cold = bytearray(len(trace))
-        self._loads = 0
+        self.loads = 0
         self._load_seconds = 0.0
         for number in range(fleet.replicas):
             self._add_replica(f"replica-{number}", fleet)
 
     def _add_replica(self, replica_id: str, fleet: Fleet) -> None:
-        models = ModelCache(
-            fleet.models_max,
-            fleet.policy(),
-            Backoff(1.0, 10.0),
-            bytes_max=fleet.bytes_max,
-            loads_max=fleet.loads_max,
-        )
+        budget, backoff = {"bytes_max": fleet.bytes_max, "loads_max": fleet.loads_max}, Backoff(1.0, 10.0)
+        if fleet.tenants is None:
+            models = ModelCache(fleet.models_max, fleet.policy(), backoff, **budget)
+        else:
+            models = TenantCache(fleet.models_max, fleet.policy, backoff, fleet.tenants, **budget)
         replica = _Replica(replica_id, models, Occupancy(fleet.max_ongoing))
         self._replicas[replica_id] = replica
         for router in self._routers:
@@ -195,7 +204,7 @@ class World:
                 self._now = arrived
                 router = next(routers)
                 self._requests[number] = _Request(number, ids[model], router, arrived, service_s)
-                self._route(router, router.submit(number, ids[model], arrived))
+                self._route(router, router.submit(number, ids[model], arrived, **self._on_behalf(number)))
                 if self._mail:
                     self._deliver()
                 number += 1
@@ -204,7 +213,7 @@ class World:
         while events:
             self._next()
         cold = np.frombuffer(self._cold, np.bool_)
-        return Outcome(np.frombuffer(self._latency_s, np.float64), cold, self._loads, self._load_seconds)
+        return Outcome(np.frombuffer(self._latency_s, np.float64), cold, self.loads, self._load_seconds)
 
     # Time
 
@@ -239,13 +248,23 @@ class World:
         request.sent = now
         if request.model_id:
             commands = replica.cache.acquire(
-                request.number, request.model_id, None, now, hurried=send.waited, share=send.share
+                request.number,
+                request.model_id,
+                None,
+                now,
+                hurried=send.waited,
+                share=send.share,
+                **self._on_behalf(request.number),
             )
             self._perform(replica, commands)
         else:
             self._at(now + request.service_s, self._ended, replica, request)
         if self._several:
             self._correct_mistaken(replica)
+
+    def _on_behalf(self, number: int) -> dict[str, str]:
+        """The tenant of a request, as routers and caches are told of it; baselines know of none."""
+        return {} if self._tenant_of is None else {"tenant": self._tenant_of(number)}
 
     def _refuse(self, request: _Request, replica: _Replica, *, no_room: bool) -> None:
         router, ongoing = request.router, replica.occupancy.ongoing
@@ -301,7 +320,7 @@ class World:
                     self._at(now + request.service_s, self._ended, replica, request)
                 case cache.Load():
                     load_s, _ = self._models[command.model_id]
-                    self._loads += 1
+                    self.loads += 1
                     self._load_seconds += load_s
                     self._tell("model_loading", replica, command.model_id)
                     self._at(now + load_s, self._loaded, replica, command.model_id)
@@ -356,6 +375,13 @@ class World:
         """Have those routers told who take the replica for full by mistake."""
         for router in replica.occupancy.mistaken():
             self._at(self._now, self._correct, router, (replica.id, replica.occupancy.ongoing))
+        if replica.occupancy.more_mistaken and not replica.correcting:
+            replica.correcting = True
+            self._at(self._now + _CORRECT_AGAIN_S, self._correct_more, replica, None)
+
+    def _correct_more(self, replica: _Replica, _: None) -> None:
+        replica.correcting = False
+        self._correct_mistaken(replica)
 
     def _correct(self, router: AnyRouter, told: tuple[str, int]) -> None:
         self._route(router, router.told_ongoing(*told, self._now))
