@@ -1,14 +1,15 @@
-"""What every engine must do, checked on each: on the inline one under virtual time, on the local one for real."""
+"""What every engine must do, checked on each: on the inline one under virtual time, on the others for real."""
 
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_nodes import ray_nodes
 
 from modelplex import config, errors
 from modelplex.config import DeploymentConfig
@@ -72,9 +73,24 @@ async def running(engine: Engine) -> AsyncIterator[Running]:
     await engine.close()
 
 
-@pytest.fixture(params=["inline", pytest.param("local", marks=pytest.mark.system)])
+@pytest.fixture(scope="module")
+def three_ray_nodes() -> Iterator[None]:
+    with ray_nodes():
+        yield
+
+
+ENGINES = [
+    "inline",
+    pytest.param("local", marks=pytest.mark.system),
+    pytest.param("ray", marks=[pytest.mark.system, pytest.mark.cluster]),
+]
+
+
+@pytest.fixture(params=ENGINES)
 def on_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
     """Runs a check on one engine."""
+    if request.param == "ray":
+        request.getfixturevalue("three_ray_nodes")
 
     def run(check: Check) -> None:
         async def main() -> None:

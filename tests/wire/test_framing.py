@@ -104,6 +104,15 @@ def test_other_protocols_are_refused(data: bytes) -> None:
         FrameReader().feed(data)
 
 
+def test_the_first_of_several_frames_is_found_when_it_is_complete() -> None:
+    data = sent([(b"head", b"body"), (b"another", b"")])
+    size = len(sent([(b"head", b"body")]))
+    assert all(framing.first(data[:end]) is None for end in range(size))
+    assert all(framing.first(data[:end]) == (b"head", size) for end in range(size, len(data) + 1))
+    with pytest.raises(ProtocolError, match="the peer speaks something else"):
+        framing.first(sizes(HEAD_BYTES_MAX + 1, 0))
+
+
 # Parts of a body
 
 

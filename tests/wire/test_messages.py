@@ -1,6 +1,7 @@
 """Messages as bytes and back, and what is no message."""
 
 import contextlib
+import dataclasses
 import types
 from typing import Any, Union, get_args, get_origin
 
@@ -33,6 +34,7 @@ EXAMPLES: list[Message] = [
     messages.Begin(1, "id", "default", "", "predict", "m1", more=False, fits=True, max_cold_wait_s=0.0),
     messages.Cancel(2**63 - 1),
     messages.Prefetch("m1"),
+    messages.Relay("10.0.0.7:4711 node1 /run/x.sock"),
     messages.Chunk(3, more=True),
     messages.Credit(4, 131_072),
     messages.Welcome(1, "default_Model#EjYmnQ", 5, 0, 2, ["m1"], ["m2", "m3"]),
@@ -55,6 +57,16 @@ EXAMPLES: list[Message] = [
     messages.Taken(),
     messages.Unwatch(),
     messages.Setup(["/app", ""], "/logs", console=True),
+    messages.TableChange(
+        [messages.AppInfo("app", None, "Front")],
+        [messages.DeploymentInfo("app", "Back", 5, [])],
+        [("app", "Old")],
+        [
+            messages.ReplicasChange(
+                "app", "Front", [messages.ReplicaInfo("app_Front#b", "/run/b.sock")], ["app_Front#a"]
+            )
+        ],
+    ),
     messages.Table(
         [messages.AppInfo("default", "/", "Model"), messages.AppInfo("inner", None, "Other")],
         [messages.DeploymentInfo("default", "Model", -1, [messages.ReplicaInfo("default_Model#a", "/run/a")])],
@@ -63,6 +75,7 @@ EXAMPLES: list[Message] = [
     messages.Ready("/run/a"),
     messages.Reconfigure(7, b'{"threshold": 0.5}'),
     messages.CheckHealth(8),
+    messages.Ask(9, "models", b"null"),
     messages.Leaving(),
     messages.Done(7, "ValueError: too high"),
     messages.Load(1.5, {"shop-17": 3}, [("shop-17", 0.8)], -1),
@@ -91,6 +104,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return LEAVES[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return st.builds(kind, *(values(field.type) for field in msgspec.structs.fields(kind)))
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return st.builds(kind, *(values(field.type) for field in dataclasses.fields(kind)))
     if get_origin(kind) in (Union, types.UnionType):
         return st.one_of(*map(values, get_args(kind)))
     if get_origin(kind) is list:

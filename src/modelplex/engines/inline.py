@@ -3,12 +3,14 @@
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from modelplex import errors
 from modelplex.config import HTTPOptions
+from modelplex.runtime.engine import Machine
 from modelplex.runtime.link import Connect, Link, MemoryLink, Receiver
 from modelplex.runtime.replica import Replica, ReplicaSpec, failure
+from modelplex.runtime.replica_topics import topics_of
 from modelplex.runtime.upkeep import Upkeep
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
@@ -16,6 +18,8 @@ from modelplex.wire.messages import Message
 
 class InlineProcess:
     """A replica that runs on this loop (`engine.Process`)."""
+
+    waits_for = ""
 
     def __init__(self, spec: ReplicaSpec, engine: "InlineEngine") -> None:
         loop = asyncio.get_running_loop()
@@ -40,7 +44,9 @@ class InlineProcess:
             if isinstance(error, KeyboardInterrupt):
                 raise
             return
-        self._upkeep = Upkeep(self.replica, lambda message: self.heard(message))
+        self._upkeep = Upkeep(
+            self.replica, lambda message: self.heard(message), topics_of(self.replica, own_process=False)
+        )
         self.heard(messages.Ready("", self.replica.servable.checks_health))
         self.started.set_result(self.replica.context.replica_id)
         grace_s = min(await self._stop, self._engine.grace_max_s)
@@ -97,7 +103,12 @@ class InlineEngine:
         self._processes[process.replica.context.replica_id] = process
         return process
 
-    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> InlineProcess:
+    def follow_machines(self, told: Callable[[Sequence[Machine]], None]) -> None:
+        told([Machine()])
+
+    async def start_proxy(
+        self, tag: str, options: HTTPOptions, listener: socket.socket | None, machine: str = ""
+    ) -> InlineProcess:
         raise errors.ModelplexError("The inline engine serves no HTTP; use its handles.")
 
     async def _connect(self, address: str, receiver: Receiver) -> Link:

@@ -20,6 +20,7 @@ from modelplex.core.gpus import Gpus
 from modelplex.engines import gpu_devices
 from modelplex.runtime import payload
 from modelplex.runtime.app_spec import Environment
+from modelplex.runtime.engine import Machine
 from modelplex.runtime.link import Connect, Link, SocketLink, connect_unix
 from modelplex.runtime.process import ProxySpec
 from modelplex.runtime.replica import ReplicaSpec
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 class LocalProcess:
     """One child, with its control channel (`engine.Process`)."""
+
+    waits_for = ""
 
     def __init__(self, address: str) -> None:
         loop = asyncio.get_running_loop()
@@ -177,11 +180,17 @@ class LocalEngine:
             names = ", ".join(spec.config.ignored)
             log.warning("%s_%s: ignored, since replicas are processes on this machine: %s", *said[:2], names)
 
-    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> LocalProcess:
+    def follow_machines(self, told: Callable[[Sequence[Machine]], None]) -> None:
+        told([Machine()])
+
+    async def start_proxy(
+        self, tag: str, options: HTTPOptions, listener: socket.socket | None, machine: str = ""
+    ) -> LocalProcess:
+        assert listener is not None, "the program holds the listening socket of its machine"
         # A copy: the program may close its own while the child is being started.
         with listener.dup() as copy:
             fd = copy.fileno()
-            return await self._start(f"proxy-{tag}", ProxySpec(options, fd, tag), (fd,), Environment())
+            return await self._start(f"proxy-{tag}", ProxySpec(options, tag, fd), (fd,), Environment())
 
     async def _start(
         self, name: str, spec: object, pass_fds: tuple[int, ...], environment: Environment

@@ -59,6 +59,25 @@ class PartReader:
         return parts
 
 
+def first(data: bytes | bytearray) -> tuple[bytes, int] | None:
+    """The head of the first frame in these bytes, and the size of the whole frame; None if it is not complete.
+
+    Raises `ProtocolError` on sizes beyond bounds.
+    """
+    if len(data) < _SIZES.size:
+        return None
+    head_size, body_size = _sizes(data, 0)
+    body_at = _SIZES.size + head_size
+    return (bytes(data[_SIZES.size : body_at]), body_at + body_size) if len(data) >= body_at + body_size else None
+
+
+def _sizes(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    head_size, body_size = _SIZES.unpack_from(data, at)
+    if head_size > HEAD_BYTES_MAX or body_size > CHUNK_BYTES:
+        raise ProtocolError(f"a frame announces {head_size} + {body_size} bytes: the peer speaks something else")
+    return head_size, body_size
+
+
 class FrameReader:
     """Cuts a stream of bytes, fed in pieces of any size, into frames."""
 
@@ -74,11 +93,7 @@ class FrameReader:
         frames: list[tuple[bytes, bytes]] = []
         at, end = 0, len(source)
         while end - at >= _SIZES.size:
-            head_size, body_size = _SIZES.unpack_from(source, at)
-            if head_size > HEAD_BYTES_MAX or body_size > CHUNK_BYTES:
-                raise ProtocolError(
-                    f"a frame announces {head_size} + {body_size} bytes: the peer speaks something else"
-                )
+            head_size, body_size = _sizes(source, at)
             body_at = at + _SIZES.size + head_size
             if end < body_at + body_size:
                 break

@@ -6,10 +6,13 @@ On the control channel between the controller and a process that it started, the
 
 import msgspec
 
+from modelplex.core.tenant_lines import LineLimits
 from modelplex.errors import ProtocolError
+from modelplex.wire.grpc_body import GRPCHead
+from modelplex.wire.http_head import HTTPHead as HTTPHead
 
 # Raised with each change that an older release would misunderstand; two releases that differ refuse each other.
-VERSION = 1
+VERSION = 3
 
 
 class _Message(msgspec.Struct, array_like=True):
@@ -25,30 +28,16 @@ class Hello(_Message, tag=1):
     version: int
 
 
-class HTTPHead(_Message):
-    """The head of an HTTP request, as ASGI has it."""
-
-    method: str
-    path: str
-    raw_path: bytes
-    query_string: bytes
-    root_path: str
-    scheme: str
-    http_version: str
-    headers: list[tuple[bytes, bytes]]
-    client: tuple[str, int] | None
-    server: tuple[str, int | None] | None
-
-
 class Begin(_Message, tag=2):
-    """A request: of HTTP if it has an `http` head, else a call. Its bytes are the body, or the pickled arguments.
+    """A request: of HTTP or gRPC if it has a head of that, else a call. Its bytes are the body, or pickled arguments.
 
     `arrived_at` is the Unix time at which it reached its router, which fills it in. If the model `fits`, it is
     expected to be there or to find room, else it is to be refused. `waited` says that it had to wait for its slot,
     `share` how popular a model is that is not loaded there (`core.dispatch.Send`).
     `max_cold_wait_s` is how long it waits for a load. If it `streams`, it is a call of a generator, and its answer has
     what that yields (`framing.part`). `timeout_s` is what is left of its time; the router fills it in, and cancels the
-    request when it is over. If it is `slotless`, it is run whatever else runs.
+    request when it is over. If it is `slotless`, it is run whatever else runs. `tenant` is on whose behalf it is, if
+    that is known. `trace` is the span that it is below (`tracing.Tracing`), if it is traced.
     """
 
     stream: int
@@ -67,6 +56,9 @@ class Begin(_Message, tag=2):
     streams: bool = False
     timeout_s: float | None = None
     slotless: bool = False
+    tenant: str = ""
+    trace: str = ""
+    grpc: GRPCHead | None = None
 
 
 class Cancel(_Message, tag=3):
@@ -76,9 +68,23 @@ class Cancel(_Message, tag=3):
 
 
 class Prefetch(_Message, tag=15):
-    """Load this model, if it is not loaded: a request for it has been waited for long enough."""
+    """Load this model, if it is not loaded: a request for it has waited for long enough, or some are soon to come.
+
+    In the second case it has a `worth_s`: nothing is to be evicted for it that costs as much
+    (`core.cache.ModelCache.harm_s`), and if it will not be loaded, for whatever reason, `ModelGone` is said of it.
+    `share` is how popular it is (`core.dispatch.Prefetch`).
+    """
 
     model_id: str
+    worth_s: float | None = None
+    share: float = 0.0
+    tenant: str = ""
+
+
+class Relay(_Message, tag=38):
+    """The first message on a link over TCP that is to go on to another address: pass on whatever follows, both ways."""
+
+    address: str
 
 
 # Both ways
@@ -105,7 +111,8 @@ class Welcome(_Message, tag=6):
     """The answer to `Hello`: what the replica is, and what it holds.
 
     `room` is how many models it could load without evicting one, None for any number; `harm_s` what its next eviction
-    would cost (`core.cache.ModelCache.harm_s`).
+    would cost (`core.cache.ModelCache.harm_s`). `on_disk` are models whose files it knows to be on its machine's disk,
+    the last that it has used.
     """
 
     version: int
@@ -117,6 +124,7 @@ class Welcome(_Message, tag=6):
     loading: list[str]
     loads_max: int = -1
     harm_s: float = 0.0
+    on_disk: list[str] = []
 
 
 class ModelLoading(_Message, tag=7):
@@ -128,10 +136,16 @@ class ModelLoading(_Message, tag=7):
 
 
 class ModelLoaded(_Message, tag=8):
+    """`fetch_s` is the part of `load_s` in which its file was fetched: 0 if that was on the machine's disk already.
+
+    It is None if the loader used no `ModelStore` whose files are kept on the disk.
+    """
+
     model_id: str
     room: int | None
     load_s: float
     harm_s: float = 0.0
+    fetch_s: float | None = None
 
 
 class ModelGone(_Message, tag=9):
@@ -285,12 +299,16 @@ class DeploymentInfo(_Message):
     backpressure_retry_after_s: float = 1.0
     own_router: OwnRouter | None = None
     no_replica_wait_s: float = 30.0
+    tenants: dict[str, LineLimits] | None = None
 
 
 class AppInfo(_Message):
+    """One application. Its ingress speaks these `protocols` of other systems (`runtime.spoken`)."""
+
     name: str
     route_prefix: str | None
     ingress: str
+    protocols: list[str] = []
 
 
 class Table(_Message, tag=21):
@@ -298,6 +316,28 @@ class Table(_Message, tag=21):
 
     apps: list[AppInfo]
     deployments: list[DeploymentInfo]
+
+
+class ReplicasChange(_Message):
+    """Which replicas of a deployment have come, or have another address, and which have gone."""
+
+    app_name: str
+    deployment: str
+    come: list[ReplicaInfo]
+    gone: list[str]
+
+
+class TableChange(_Message, tag=39):
+    """What is other than in the table before (`wire.table_change`).
+
+    The `apps` if any is, `deployments` that are new or have other options, in whole, which are `removed`, by their
+    applications and names, and for all others, which `replicas` are.
+    """
+
+    apps: list[AppInfo] | None = None
+    deployments: list[DeploymentInfo] = []
+    removed: list[tuple[str, str]] = []
+    replicas: list[ReplicasChange] = []
 
 
 class Stop(_Message, tag=22):
@@ -319,6 +359,14 @@ class CheckHealth(_Message, tag=27):
     number: int
 
 
+class Ask(_Message, tag=40):
+    """Say what you know about a topic; `argument` is JSON (`runtime.inspection`). It is answered by `Done`."""
+
+    number: int
+    topic: str
+    argument: bytes
+
+
 # Process to controller
 
 
@@ -334,10 +382,11 @@ class Leaving(_Message, tag=37):
 
 
 class Done(_Message, tag=28):
-    """The answer to a request of the controller's: what went wrong, or nothing."""
+    """The answer to a request of the controller's: what went wrong, or nothing. What was asked for, as JSON."""
 
     number: int
     error: str
+    answer: bytes = b""
 
 
 class StartFailed(_Message, tag=24):
@@ -382,7 +431,7 @@ class Register(_Message, tag=36):
     """The first message to a controller by a process that it did not start, or does not know to have started.
 
     A `replica` or a `proxy` that an earlier controller started says what it is, and which share of which GPUs it has; a
-    `caller` only wants the table.
+    `caller` only wants the table. A proxy says on which `machine` it is, if there are several.
     """
 
     kind: str
@@ -394,6 +443,7 @@ class Register(_Message, tag=36):
     checks_health: bool = False
     gpus: dict[str, float] = {}
     pid: int = 0
+    machine: str = ""
 
 
 Message = (
@@ -401,6 +451,7 @@ Message = (
     | Begin
     | Cancel
     | Prefetch
+    | Relay
     | Chunk
     | Credit
     | Welcome
@@ -419,12 +470,14 @@ Message = (
     | Unwatch
     | Setup
     | Table
+    | TableChange
     | Stop
     | Ready
     | StartFailed
     | Leaks
     | Reconfigure
     | CheckHealth
+    | Ask
     | Done
     | Load
     | Waiting
