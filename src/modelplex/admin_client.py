@@ -4,9 +4,10 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
 
 from modelplex import errors
 from modelplex.config import ADMIN
@@ -14,6 +15,16 @@ from modelplex.home import Home, answers, running
 
 # For all but deployments, which take as long as they take.
 TIMEOUT_S = 60.0
+
+
+class Admin(Protocol):
+    """Whatever asks an admin interface: `AdminClient`, or `ray_admin.RayAdminClient`."""
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]: ...
+
+    def post(self, path: str, body: Any = None) -> dict[str, Any]: ...
+
+    def put(self, path: str, body: Any) -> dict[str, Any]: ...
 
 
 class AdminClient:
@@ -26,17 +37,28 @@ class AdminClient:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        """What there is at a path of the interface (docs/admin.md). What is empty in the query is left out."""
+        return self._ask("GET", target(path, query))
+
+    def post(self, path: str, body: Any = None) -> dict[str, Any]:
+        """Have something done; it may take as long as it takes."""
+        return self._ask("POST", path, body, timeout_s=None)
+
+    def put(self, path: str, body: Any) -> dict[str, Any]:
+        """Have something be otherwise; it may take as long as it takes."""
+        return self._ask("PUT", path, body, timeout_s=None)
+
     def status(self) -> dict[str, Any]:
-        return self._ask("GET", "/v1/status")
+        return self.get("/v1/status")
 
     def config(self) -> dict[str, Any]:
         """What configuration files have been deployed, as one."""
-        return self._ask("GET", "/v1/config")
+        return self.get("/v1/config")
 
     def deploy(self, config: dict[str, Any], app_dir: str, *, wait: bool = True) -> dict[str, Any]:
         """Have a configuration run. Answers the status, when it does, unless it is not to wait."""
-        body = {"config": config, "app_dir": app_dir}
-        return self._ask("PUT", f"/v1/config?wait={'true' if wait else 'false'}", body, timeout_s=None)
+        return self.put(f"/v1/config?wait={'true' if wait else 'false'}", {"config": config, "app_dir": app_dir})
 
     def delete(self, name: str) -> None:
         self._ask("DELETE", f"/v1/applications/{quote(name, safe='')}", timeout_s=None)
@@ -57,11 +79,22 @@ class AdminClient:
         finally:
             connection.close()
         assert isinstance(answer, dict)
-        if "problems" in answer:
-            raise errors.ConfigFileError(problems=[errors.Problem(**problem) for problem in answer["problems"]])
-        if response.status >= 400:
-            raise errors.ModelplexError(str(answer.get("error", answer)))
+        raise_error(response.status, answer)
         return answer
+
+
+def target(path: str, query: Mapping[str, Any]) -> str:
+    """A path with its query, from which what is empty is left out."""
+    given = urlencode({name: value for name, value in query.items() if value not in ("", None)})
+    return f"{path}?{given}" if given else path
+
+
+def raise_error(status: int, answer: Mapping[str, Any]) -> None:
+    """Raise what an answer tells is wrong, if it does."""
+    if "problems" in answer:
+        raise errors.ConfigFileError(problems=[errors.Problem(**problem) for problem in answer["problems"]])
+    if status >= 400:
+        raise errors.ModelplexError(str(answer.get("error", answer)))
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -1,7 +1,6 @@
 """A configuration file for applications that are there already: all their deployments, with the options of the code."""
 
 import dataclasses
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 from modelplex.applications import import_application
 from modelplex.config import DeploymentConfig, load
 from modelplex.config_file import hints
-from modelplex.config_file.document import EXPONENT
 from modelplex.config_file.schema import descriptions
+from modelplex.config_file.writing import as_yaml
 from modelplex.deployment import Node, flatten
 from modelplex.multiplex import Loader, loaders_in
 
@@ -27,7 +26,6 @@ applications:
 """
 
 _LINE = 100
-_WIDE = 10_000  # no line is broken: a comment is put before each of them
 
 
 class _CodeOnlyError(Exception):
@@ -40,7 +38,7 @@ def build(import_paths: Sequence[str], app_dir: str | Path | None = None) -> str
     for number, import_path in enumerate(import_paths, 1):
         name, prefix = ("default", "/") if len(import_paths) == 1 else (f"app{number}", f"/app{number}")
         nodes = flatten(import_application(import_path, app_dir=app_dir), name)
-        head = _yaml({"name": name, "route_prefix": prefix, "import_path": import_path})
+        head = as_yaml({"name": name, "route_prefix": prefix, "import_path": import_path})
         text += _item(head + "deployments:\n" + textwrap.indent("".join(map(_deployment, nodes)), "  "), "  ")
     return text
 
@@ -57,10 +55,10 @@ def _deployment(node: Node) -> str:
     if "autoscaling_config" in written:
         written = {"num_replicas": config.num_replicas, **written}  # its own defaults depend on it
     said = descriptions(DeploymentConfig)
-    text = _yaml({"name": node.deployment.name})
+    text = as_yaml({"name": node.deployment.name})
     for name, value in written.items():
         comment = textwrap.fill(said[name], _LINE, initial_indent="# ", subsequent_indent="# ")
-        text += f"{comment}\n{_yaml({name: value})}"
+        text += f"{comment}\n{as_yaml({name: value})}"
     for name in code_only:
         text += f"# {name} is as the code says: part of it cannot be written here.\n"
     return _item(text + _loaders(node))
@@ -123,18 +121,3 @@ def _budget(loader: Loader) -> str:
 def _item(text: str, indent: str = "") -> str:
     """The entries of a mapping as an item of a list."""
     return textwrap.indent(f"- {textwrap.indent(text, '  ')[2:]}", indent)
-
-
-def _yaml(value: dict[str, Any]) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    # Text that our reader would take for a number gets quotes.
-    Dumper.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(f"^(?:{EXPONENT.pattern})$"), list("-+0123456789")
-    )
-    text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, width=_WIDE)
-    return text

@@ -12,11 +12,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelplex import __version__, cli_config, cli_system, config, driver, errors, serve
+from modelplex import __version__, cli_config, cli_keys, cli_models, cli_system, cli_why, config, driver, errors, serve
 from modelplex.applications import import_application
 from modelplex.reload import end_with_parent, run_reloading
 
@@ -70,32 +70,63 @@ def run(
     route_prefix: Annotated[str, typer.Option(help="The path it is served under.")] = "/",
     proxies: Annotated[int, typer.Option(min=1, help="Processes that take requests.")] = _HTTP.num_proxies,
     reload: Annotated[bool, typer.Option("--reload", "-r", help="Start over when a Python file changes.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="local: processes here; ray: a Ray cluster. That of a file unless given.")
+    ] = "",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster, as ray.init has it: auto, or host:port.")] = "",
+    admin_token_file: cli_system.AdminTokenFile = None,
+    admin_port: cli_system.AdminPort = None,
+    admin_host: cli_system.AdminHost = None,
+    grpc_port: cli_system.GRPCPort = None,
+    grpc_servicers: cli_system.GRPCServicers = None,
 ) -> None:
     """Serve an application until Ctrl-C."""
     if reload:
-        options = {"--host": host, "--port": port, "--app-dir": app_dir, "--name": name, "--route-prefix": route_prefix}
-        options["--proxies"] = proxies
-        words = [str(word) for option in options.items() for word in option]
-        raise typer.Exit(run_reloading(["run", import_path, *(arguments or ()), *words], app_dir))
+        options: dict[str, Any] = {"--host": host, "--port": port, "--app-dir": app_dir, "--name": name}
+        options |= {"--engine": engine, "--route-prefix": route_prefix, "--proxies": proxies, "--address": address}
+        options |= {"--admin-token-file": admin_token_file, "--admin-port": admin_port, "--admin-host": admin_host}
+        options |= {"--grpc-port": grpc_port}
+        words = ["run", import_path, *(arguments or ()), *_words(options)]
+        words += [word for path in grpc_servicers or () for word in ("--grpc-servicer", path)]
+        raise typer.Exit(run_reloading(words, app_dir))
     try:
         config.check_route_prefix(route_prefix)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     end_with_parent()
+    settings = None
     if Path(import_path).suffix in (".yaml", ".yml", ".json"):
         settings = cli_system.read(Path(import_path), app_dir)
-        running = driver.start("local", cli_system.http_options(settings, host, port, proxies))
+        engine = engine or settings.engine
+    http = cli_system.http_options(settings, host, port, proxies, grpc_port, grpc_servicers)
+    admin = cli_system.admin_options(settings, admin_token_file, admin_port, admin_host)
+    if engine == "ray":
+        driver.connect_to_ray(address or None)
+    # Listening begins before the application is imported: what comes meanwhile waits.
+    running = driver.start(engine or "local", http, admin=admin)
+    if settings is None:
+        application = _import_application(import_path, arguments or [], app_dir)
+        running.deploy(application, name, route_prefix, str(app_dir.absolute()))
+        grpc = cli_system.and_grpc(cli_system.grpc_address(running, http))
+        said = f"Application {name!r} is served at {running.address}{route_prefix}{grpc}"
+    else:
         running.deploy_config(settings, str(app_dir.absolute()))
         names = ", ".join(app.name for app in settings.applications) or "nothing"
-        typer.echo(f"Served at {running.address}: {names}  (logs: {running.log_dir})")
-        driver.wait_for_signal()
-        return
-    # Listening begins before the application is imported: what comes meanwhile waits.
-    running = driver.start("local", config.HTTPOptions(host=host, port=port, num_proxies=proxies))
-    application = _import_application(import_path, arguments or [], app_dir)
-    running.deploy(application, name, route_prefix)
-    typer.echo(f"Application {name!r} is served at {running.address}{route_prefix}  (logs: {running.log_dir})")
+        said = f"{cli_system.served(running.address, cli_system.grpc_address(running, http))}: {names}"
+    _say_and_wait(said, running, admin)
+
+
+def _say_and_wait(said: str, running: driver.AnyDriver, admin: config.AdminOptions | None) -> None:
+    """Until Ctrl-C."""
+    typer.echo(f"{said}  (logs: {running.log_dir})")
+    if admin is not None:
+        typer.echo(f"Admin interface at {running.status().admin_address}  (token: {admin.token_file})")
     driver.wait_for_signal()
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    """A command line with these options, except for those that are not given."""
+    return [str(word) for name, value in options.items() if value not in (None, "") for word in (name, value)]
 
 
 @cli.command()
@@ -267,6 +298,9 @@ def _import_application(import_path: str, words: list[str], app_dir: Path) -> se
 
 cli_config.register(cli)
 cli_system.register(cli)
+cli_keys.register(cli)
+cli_why.register(cli)
+cli_models.register(cli)
 
 
 def main() -> None:
@@ -277,7 +311,7 @@ def main() -> None:
         try:
             cli()
         finally:
-            driver.shutdown()
+            driver.stop_own()
     except errors.ConfigFileError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)

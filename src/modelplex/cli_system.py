@@ -4,18 +4,26 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modelplex import config_file, driver, errors
 from modelplex.admin_client import AdminClient, find
-from modelplex.config import HTTPOptions
+from modelplex.config import ADMIN_PORT, AdminOptions, GRPCOptions, HTTPOptions
 from modelplex.config_file import SystemConfig
 from modelplex.config_file.schema import schema
+from modelplex.config_file.writing import as_yaml
 from modelplex.home import Home, answers
+
+if TYPE_CHECKING:
+    from modelplex.ray_admin import RayAdminClient
+
+# The name of the system on the Ray cluster that `ray.init()` finds.
+ON_RAY = "ray"
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 120.0
@@ -27,7 +35,26 @@ HomeOption = Annotated[
     typer.Option("--home", help="Folder in which it keeps what it is to run.", envvar="MODELPLEX_HOME"),
 ]
 SystemOption = Annotated[
-    Path | None, typer.Option("--system", help="Which system, by its folder, if several run.", show_default=False)
+    Path | None,
+    typer.Option("--system", help="Which system, by its folder, if several run; or ray.", show_default=False),
+]
+AdminTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-token-file",
+        help="Open the admin interface and the dashboard over TCP for who has the token in this file; made if missing.",
+    ),
+]
+AdminPort = Annotated[
+    int | None, typer.Option("--admin-port", min=0, max=65535, help=f"The port for that; {ADMIN_PORT} unless given.")
+]
+AdminHost = Annotated[str | None, typer.Option("--admin-host", help="The address for that; 127.0.0.1 unless given.")]
+GRPCPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Serve gRPC at this port, too; 0 lets the system choose.")
+]
+GRPCServicers = Annotated[
+    list[str] | None,
+    typer.Option("--grpc-servicer", help="A function add_XServicer_to_server, as module:name; may be repeated."),
 ]
 AppDir = Annotated[Path, typer.Option("--app-dir", "-d", help="Folder to import modules from.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -47,6 +74,11 @@ def start(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _HTTP.host,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 lets the system choose.")] = _HTTP.port,
     proxies: Annotated[int, typer.Option(min=1, help="Processes that take requests.")] = _HTTP.num_proxies,
+    admin_token_file: AdminTokenFile = None,
+    admin_port: AdminPort = None,
+    admin_host: AdminHost = None,
+    grpc_port: GRPCPort = None,
+    grpc_servicers: GRPCServicers = None,
     home: HomeOption = None,
     app_dir: AppDir = Path("."),
     blocking: Annotated[bool, typer.Option("--blocking", help="Do not return; Ctrl-C stops it.")] = False,
@@ -58,22 +90,29 @@ def start(
     """
     settings = None if file is None else read(file, app_dir)
     given = config_file.read_text(http_options_json, "--http-options") if http_options_json else settings
-    options = http_options(given, host, port, proxies)
+    if given is not None and given.engine == ON_RAY:
+        raise typer.BadParameter("its engine is ray: modelplex run, or modelplex deploy, has it run on a Ray cluster.")
+    options = http_options(given, host, port, proxies, grpc_port, grpc_servicers)
+    admin = admin_options(given, admin_token_file, admin_port, admin_host)
     place = Home.of(home)
     place.make()
     if answers(place.sockets):
         raise errors.ModelplexError(f"It runs already, in {place.folder}: modelplex shutdown ends it.")
     if blocking:
-        running = driver.start("local", options, home=place)
+        running = driver.start("local", options, home=place, admin=admin)
         if settings is not None:
             running.deploy_config(settings, str(app_dir.absolute()))
-        typer.echo(f"Served at {running.address}  (home: {place.folder}, logs: {running.log_dir})")
+        where = served(running.address, grpc_address(running, options))
+        typer.echo(f"{where}  (home: {place.folder}, logs: {running.log_dir})")
         driver.wait_for_signal()
         return
-    client = _start_in_background(place, options)
+    asks = _start_in_background(place, options, admin)
     if settings is not None:
-        client.deploy(settings.as_dict(), str(app_dir.absolute()))
-    typer.echo(f"Served at {client.status()['address']}  (home: {place.folder}, log: {place.log})")
+        asks.deploy(settings.as_dict(), str(app_dir.absolute()))
+    found = asks.status()
+    typer.echo(f"{served(found['address'], found['grpc_address'])}  (home: {place.folder}, log: {place.log})")
+    if admin is not None:
+        typer.echo(f"Admin interface at {found['admin_address']}  (token: {admin.token_file})")
 
 
 def deploy(
@@ -89,14 +128,16 @@ def deploy(
     that fails to start goes back to what it was.
     """
     settings = read(file, app_dir)
-    client = _client(home, system)
+    asks = _on_ray(settings.http_options) if settings.engine == ON_RAY else client(home, system)
     config = settings.as_dict()
+    if config.pop("admin_options", None):
+        typer.echo("Warning: admin_options are those that the system was started with.", err=True)
     if http := config.get("http_options"):
-        has = client.config()["http_options"]
+        has = asks.config()["http_options"]
         ignored = ", ".join(name for name, value in http.items() if has.get(name) != value)
         if ignored:
             typer.echo(f"Warning: http_options ({ignored}) are those that the system was started with.", err=True)
-    client.deploy(config, str(app_dir.absolute()), wait=wait)
+    asks.deploy(config, str(app_dir.absolute()), wait=wait)
     names = ", ".join(app.name for app in settings.applications) or "none"
     typer.echo(f"{'Deployed' if wait else 'Accepted'}: {names}")
 
@@ -108,7 +149,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what a running system runs, and how it is."""
-    found = _client(home, system).status()
+    found = client(home, system).status()
     if name:
         if name not in found["applications"]:
             raise errors.ModelplexError(f"There is no application {name!r}.")
@@ -128,13 +169,11 @@ def show_config(
     if show_schema:
         typer.echo(json.dumps(schema(), indent=2))
         return
-    found = _client(home, system).config()
+    found = client(home, system).config()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    import yaml
-
-    typer.echo(yaml.safe_dump(found, sort_keys=False), nl=False)
+    typer.echo(as_yaml(found), nl=False)
 
 
 def delete(
@@ -143,7 +182,7 @@ def delete(
     system: SystemOption = None,
 ) -> None:
     """Stop one application of a running system. Requests that run may end."""
-    _client(home, system).delete(name)
+    client(home, system).delete(name)
     typer.echo(f"Deleted: {name}")
 
 
@@ -153,6 +192,10 @@ def shutdown(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop a running system, and forget what it ran. Requests that run may end."""
+    if system == Path(ON_RAY):
+        _on_ray().shutdown()
+        typer.echo("Stopped.")
+        return
     place = Home.of(home)
     is_dead = system is None and not answers(place.sockets)
     is_headless = is_dead and place.may_have_processes
@@ -161,16 +204,16 @@ def shutdown(
             place.state.unlink()
         typer.echo("Nothing ran. What it was to run when it is started is forgotten.")
         return
-    client = AdminClient(place.sockets) if is_headless else _client(home, system)
+    asks = AdminClient(place.sockets) if is_headless else _local(home, system)
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Stop all that runs in {client.folder}?", abort=True)
+        typer.confirm(f"Stop all that runs in {asks.folder}?", abort=True)
     if is_headless:
         # Its controller has died, and what it ran may still be there: another one takes that over, to end it.
         place.make()
         _start_in_background(place, replace(_HTTP, port=0))
-    client.shutdown()
+    asks.shutdown()
     until = time.monotonic() + STOP_TIMEOUT_S
-    while client.folder.exists() or (client.folder == place.sockets and place.is_locked):
+    while asks.folder.exists() or (asks.folder == place.sockets and place.is_locked):
         if time.monotonic() > until:
             raise errors.ModelplexError(f"It has not ended within {STOP_TIMEOUT_S:g} s.")
         time.sleep(0.05)
@@ -185,20 +228,84 @@ def read(file: Path, app_dir: Path) -> SystemConfig:
     return settings
 
 
-def http_options(settings: SystemConfig | None, host: str, port: int, proxies: int) -> HTTPOptions:
-    """Those of a file, with those of the command line in their place where these are not the defaults."""
+def served(address: str, grpc_address: str = "") -> str:
+    """Where, in words."""
+    return (f"Served at {address}" if address else "Served without HTTP") + and_grpc(grpc_address)
+
+
+def grpc_address(running: driver.AnyDriver, options: HTTPOptions) -> str:
+    """Where gRPC is served; empty if it is not."""
+    return running.status().grpc_address if options.grpc is not None else ""
+
+
+def and_grpc(address: str) -> str:
+    """Where gRPC is served, in words that go on with others; empty if it is not."""
+    return f", gRPC at {address}" if address else ""
+
+
+def http_options(
+    settings: SystemConfig | None,
+    host: str,
+    port: int,
+    proxies: int,
+    grpc_port: int | None = None,
+    grpc_servicers: Sequence[str] | None = None,
+) -> HTTPOptions:
+    """Those of a file, with those of the command line in their place where these are not the defaults.
+
+    Raises `typer.BadParameter` for what cannot be.
+    """
     given = {"host": host, "port": port, "num_proxies": proxies}
-    changed = {name: value for name, value in given.items() if value != getattr(_HTTP, name)}
-    return replace(_HTTP if settings is None else settings.http_options, **changed)  # type: ignore[arg-type]
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value != getattr(_HTTP, name)}
+    options = _HTTP if settings is None else settings.http_options
+    try:
+        if grpc_port is not None or grpc_servicers:
+            grpc = options.grpc or GRPCOptions()
+            changed["grpc"] = replace(
+                grpc,
+                port=grpc.port if grpc_port is None else grpc_port,
+                grpc_servicer_functions=grpc_servicers or grpc.grpc_servicer_functions,
+            )
+        return replace(options, **changed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _client(home: Path | None, system: Path | None) -> AdminClient:
+def admin_options(
+    settings: SystemConfig | None, token_file: Path | None, port: int | None, host: str | None
+) -> AdminOptions | None:
+    """Those of a file, with those of the command line in their place. None if nothing says who may come in."""
+    given: dict[str, Any] = {"port": port, "host": host}
+    if token_file is not None:
+        given["token_file"] = str(token_file.absolute())
+    given = {name: value for name, value in given.items() if value is not None}
+    of_file = None if settings is None else settings.admin_options
+    if of_file is not None:
+        return replace(of_file, **given)
+    if given and token_file is None:
+        raise typer.BadParameter("the admin interface is open over TCP only with --admin-token-file.")
+    return AdminOptions(**given) if given else None
+
+
+def client(home: Path | None, system: Path | None) -> "AdminClient | RayAdminClient":
+    """Who asks the system that is meant. Raises `NothingRunsError`."""
+    return _on_ray() if system == Path(ON_RAY) else _local(home, system)
+
+
+def _on_ray(begin_with: HTTPOptions | None = None) -> "RayAdminClient":
+    driver.needs_ray()
+    from modelplex.ray_admin import RayAdminClient
+
+    return RayAdminClient(begin_with)
+
+
+def _local(home: Path | None, system: Path | None) -> AdminClient:
     return AdminClient(system) if system is not None else find(home)
 
 
-def _start_in_background(place: Home, options: HTTPOptions) -> AdminClient:
+def _start_in_background(place: Home, options: HTTPOptions, admin: AdminOptions | None = None) -> AdminClient:
     """Start a controller that outlives this command. Raises `ModelplexError` with what it says if it ends."""
-    asked = SystemConfig(http_options=options, applications=())
+    asked = SystemConfig(http_options=options, admin_options=admin, applications=())
     words = ["--home", str(place.folder), "--http-options", json.dumps(asked.as_dict())]
     with place.log.open("ab") as log:
         began = log.tell()
@@ -223,6 +330,10 @@ def _start_in_background(place: Home, options: HTTPOptions) -> AdminClient:
 
 def _as_text(found: dict[str, Any]) -> str:
     lines = [f"{found['address'] or 'no HTTP'}  proxies: {len(found['proxies'])}  logs: {found['log_dir']}"]
+    urls = found["proxy_addresses"]
+    if len(set(urls.values())) > 1:
+        lines += [f"  {name}: {url}" for name, url in urls.items()]
+    lines += [f"  no proxy{_on(machine)}{_note(why)}" for machine, why in found["proxy_failures"].items()]
     for name, app in found["applications"].items():
         lines.append(f"{name}: {app['status']}{_note(app['message'])}")
         for deployment, state in app["deployments"].items():
@@ -231,6 +342,10 @@ def _as_text(found: dict[str, Any]) -> str:
     if not found["applications"]:
         lines.append("no applications")
     return "\n".join(lines)
+
+
+def _on(machine: str) -> str:
+    return f" on {machine}" if machine else ""
 
 
 def _note(message: str) -> str:

@@ -28,6 +28,7 @@ class RequestContext:
         ended: a lease that is granted after this is given back at once.
         part_of: the request that waits for this one, as the first call of a batch does; what either has leased is
             known to be held by whoever waits for the other.
+        tenant: on whose behalf it is; empty if that is not known.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class RequestContext:
     ended: bool = False
     deadline: float | None = None
     part_of: "RequestContext | None" = None
+    tenant: str = ""
 
     def end(self) -> None:
         """Give back what it has leased, and whatever it may be granted from now on."""
@@ -95,7 +97,8 @@ class ReplicaScope(Protocol):
 class Call:
     """A call of a deployment's method by a handle.
 
-    Its `deadline` is by the clock of the caller's event loop, its `system` the one whose deployment it calls.
+    Its `deadline` is by the clock of the caller's event loop, its `system` the one whose deployment it calls, its
+    `trace` what it is a part of (`tracing.carried`), its `tenant` on whose behalf it is.
     """
 
     app_name: str
@@ -109,6 +112,8 @@ class Call:
     kwargs: dict[str, Any]
     deadline: float | None = None
     system: str = ""
+    trace: str = ""
+    tenant: str = ""
 
 
 class Caller(Protocol):

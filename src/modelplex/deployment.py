@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from modelplex.config import DeploymentConfig, LoggingConfig
 from modelplex.handle import DeploymentHandle
+from modelplex.multiplex import loaders_in
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,11 @@ class Deployment:
 
     func_or_class: Callable[..., Any]
     config: DeploymentConfig
+
+    def __post_init__(self) -> None:
+        if self.config.tenants and isinstance(self.func_or_class, type):
+            for loader in loaders_in(self.func_or_class):
+                self.config.over(loader.options)  # raises if more is reserved than there is
 
     @property
     def name(self) -> str:

@@ -3,20 +3,22 @@
 import asyncio
 import atexit
 import functools
+import importlib.util
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from modelplex import config, errors
-from modelplex.config import HTTPOptions
+from modelplex.config import AdminOptions, HTTPOptions
 from modelplex.config_file import SystemConfig
-from modelplex.deployment import Application, flatten
+from modelplex.deployment import Application
 from modelplex.handle import DeploymentHandle
 from modelplex.home import Home
 from modelplex.observe import logs
@@ -35,6 +37,45 @@ LOG_DIRS_KEPT = 20
 LEFT_TASKS_S = 1.0
 
 
+class AnyDriver(Protocol):
+    """What runs applications for a program: `Driver`, or `ray_driver.RayDriver`."""
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def address(self) -> str:
+        """The URL that is served; empty if HTTP is not."""
+
+    @property
+    def log_dir(self) -> str: ...
+
+    def deploy(
+        self, application: Application, name: str, route_prefix: str | None, app_dir: str | None = None
+    ) -> DeploymentHandle:
+        """Run an application; answers a handle to it when it is ready. See `serve.run`.
+
+        `app_dir` is the folder that it was imported from, which is sent along to other machines.
+        """
+
+    def deploy_config(self, settings: SystemConfig, app_dir: str) -> None:
+        """Run the applications of a configuration file; returns when they are ready."""
+
+    def delete(self, name: str, *, wait: bool = True) -> None:
+        """Stop an application; without waiting for its end if that is not wanted."""
+
+    def status(self) -> ServeStatus: ...
+
+    def leave(self) -> None:
+        """The program ends."""
+
+    def stop_own(self) -> None:
+        """End what this program has begun."""
+
+    def stop(self) -> None:
+        """End everything."""
+
+
 class Driver:
     """Runs a system in a thread, and answers from any other thread.
 
@@ -42,16 +83,22 @@ class Driver:
         engine: a name of `config.ENGINES`.
         http: where to serve HTTP; None for handles alone.
         console: whether replicas log to the console as well as to their files.
-        home: see `system.System`.
+        home, admin: see `system.System`.
     """
 
     def __init__(
-        self, engine: str, http: HTTPOptions | None, *, console: bool = True, home: Home | None = None
+        self,
+        engine: str,
+        http: HTTPOptions | None,
+        *,
+        console: bool = True,
+        home: Home | None = None,
+        admin: AdminOptions | None = None,
     ) -> None:
         self.engine = engine
         # In one process there are no files to write, and the lines are Python's own logging's to show.
         log_dir = "" if engine == "inline" else str(home.folder / "logs") if home is not None else _new_log_dir()
-        self._system = System(engine, http, log_dir, console=console, home=home, shutdown=_shut_down_soon)
+        self._system = System(engine, http, log_dir, console=console, home=home, admin=admin, shutdown=_shut_down_soon)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="modelplex-controller", daemon=True)
         self._thread.start()
@@ -78,12 +125,11 @@ class Driver:
         """What starts them."""
         return self._system.engine
 
-    def deploy(self, application: Application, name: str, route_prefix: str | None) -> DeploymentHandle:
+    def deploy(
+        self, application: Application, name: str, route_prefix: str | None, app_dir: str | None = None
+    ) -> DeploymentHandle:
         """Run an application; answers a handle to it when it is ready. See `serve.run`."""
-        if not name:
-            raise errors.ModelplexError("The name of an application cannot be empty.")
-        config.check_route_prefix(route_prefix)
-        spec = AppSpec.of(name, flatten(application, name), route_prefix, pickled=self.engine != "inline")
+        spec = AppSpec.of_application(name, application, route_prefix, pickled=self.engine != "inline")
         self._do(self._system.controller.deploy(spec))
         return DeploymentHandle(name, spec.ingress)
 
@@ -104,6 +150,14 @@ class Driver:
             return self._system.status()
 
         return self._do(status())
+
+    def leave(self) -> None:
+        """The program ends, and with it all that it serves."""
+        self.stop()
+
+    def stop_own(self) -> None:
+        """All that runs is this program's own."""
+        self.stop()
 
     def stop(self) -> None:
         """End every process, and the thread."""
@@ -136,15 +190,31 @@ class Driver:
             raise
 
 
-_driver: Driver | None = None
+_driver: AnyDriver | None = None
 
 
-def start(engine: str, http: HTTPOptions | None, *, console: bool = True, home: Home | None = None) -> Driver:
-    """The program's driver, started if there is none."""
+def start(
+    engine: str,
+    http: HTTPOptions | None,
+    *,
+    console: bool = True,
+    home: Home | None = None,
+    admin: AdminOptions | None = None,
+) -> AnyDriver:
+    """The program's driver, started if there is none. Raises `ModelplexError` if there is one of another engine."""
     global _driver
+    if engine not in config.ENGINES:
+        raise errors.ModelplexError(f"There is no engine {engine!r}; there are {', '.join(config.ENGINES)}.")
+    if engine == "ray" and admin is not None:
+        raise errors.ModelplexError(
+            "On a Ray cluster the admin interface is not open over TCP: leave admin_options out."
+        )
     if _driver is None:
-        _driver = Driver(engine, http, console=console, home=home)
-        _shut_down_at_exit()
+        if engine == "ray":
+            _driver = _on_ray(http, console=console)
+        else:
+            _driver = Driver(engine, http, console=console, home=home, admin=admin)
+        _leave_at_exit()
     if _driver.engine != engine:
         raise errors.ModelplexError(
             f"This program serves with the {_driver.engine} engine already; serve.shutdown() ends that before the "
@@ -153,22 +223,71 @@ def start(engine: str, http: HTTPOptions | None, *, console: bool = True, home: 
     return _driver
 
 
+def _on_ray(http: HTTPOptions | None, *, console: bool) -> AnyDriver:
+    needs_ray()
+    from modelplex.ray_driver import RayDriver
+
+    return RayDriver(http, console=console)
+
+
+def needs_ray() -> None:
+    """Raises `ModelplexError` if Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise errors.ModelplexError("The Ray engine needs Ray: pip install 'modelplex[ray]'")
+
+
 @functools.cache
-def _shut_down_at_exit() -> None:
+def _leave_at_exit() -> None:
     """Once, however often something is started."""
-    atexit.register(shutdown)
+    atexit.register(lambda: _finish(lambda driver: driver.leave()))
 
 
-def current() -> Driver | None:
+def current() -> AnyDriver | None:
+    """The program's driver; None if it serves nothing."""
     return _driver
+
+
+def found() -> AnyDriver | None:
+    """The same; or, in a program on a Ray cluster, what serves there, whoever has begun it."""
+    global _driver
+    if _driver is None and system_on_ray():
+        _driver = _on_ray(None, console=True)
+        _leave_at_exit()
+    return _driver
+
+
+def connect_to_ray(address: str | None) -> None:
+    """Connect this program to a Ray cluster. Raises `ModelplexError`."""
+    needs_ray()
+    from modelplex.ray_system import connect
+
+    connect(address)
+
+
+def system_on_ray() -> str:
+    """What runs on the Ray cluster that this program is connected to; empty if it is to none, or nothing runs there."""
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        return ""
+    from modelplex.ray_system import SYSTEM, controller
+
+    return "" if controller() is None else SYSTEM
 
 
 def shutdown() -> None:
     """Stop everything. Nothing happens if nothing runs."""
+    _finish(lambda driver: driver.stop())
+
+
+def stop_own() -> None:
+    """Stop what this program has begun. Nothing happens if nothing runs."""
+    _finish(lambda driver: driver.stop_own())
+
+
+def _finish(how: Callable[[AnyDriver], None]) -> None:
     global _driver
     driver, _driver = _driver, None
     if driver is not None:
-        driver.stop()
+        how(driver)
 
 
 _waits = threading.Event()  # the main thread waits for a signal

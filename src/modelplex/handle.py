@@ -4,7 +4,7 @@ import binascii
 import random
 from typing import Any
 
-from modelplex import context
+from modelplex import context, tracing
 from modelplex.config import check_model_id, check_seconds
 from modelplex.response import BroadcastResponse, DeploymentResponse, DeploymentResponseGenerator
 
@@ -40,6 +40,7 @@ class DeploymentHandle:
         timeout_s: float | None = None,
         stream: bool = False,
         system: str = "",
+        tenant: str = "",
     ) -> None:
         self.app_name = app_name
         self.deployment_name = deployment_name
@@ -48,6 +49,7 @@ class DeploymentHandle:
         self._max_cold_wait_s = max_cold_wait_s
         self._timeout_s = timeout_s
         self._stream = stream
+        self._tenant = tenant
         self._system = system  # of which it calls a deployment; this process's own if it is empty
 
     def options(
@@ -58,6 +60,7 @@ class DeploymentHandle:
         max_cold_wait_s: float | None = None,
         timeout_s: float | None = None,
         stream: bool | None = None,
+        tenant: str | None = None,
     ) -> "DeploymentHandle":
         """A handle with other options.
 
@@ -71,6 +74,8 @@ class DeploymentHandle:
                 `RequestTimeoutError`; of a stream, all of it. Unless given, or with `math.inf`, it is the request that
                 makes the call which limits it, if that has such a limit; the shorter one counts.
             stream: whether the methods to be called are generators; `remote` then returns what can be iterated over.
+            tenant: on whose behalf calls are (`tenants` of the deployment); unless given, that of the request which
+                makes the call.
         """
         if multiplexed_model_id:
             check_model_id(multiplexed_model_id)
@@ -86,6 +91,7 @@ class DeploymentHandle:
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             stream=self._stream if stream is None else stream,
             system=self._system,
+            tenant=self._tenant if tenant is None else tenant,
         )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +127,8 @@ class DeploymentHandle:
             kwargs=kwargs,
             deadline=self._deadline(current),
             system=self._system,
+            trace=tracing.carried(),
+            tenant=self._tenant or (current.tenant if current is not None else ""),
         )
 
     def _deadline(self, current: context.RequestContext | None) -> float | None:
@@ -143,7 +151,7 @@ class DeploymentHandle:
 
     def __reduce__(self) -> Any:
         options = (self._method_name, self._model_id, self._max_cold_wait_s, self._timeout_s, self._stream)
-        return _handle, (self.app_name, self.deployment_name, *options, self._system or context.system())
+        return _handle, (self.app_name, self.deployment_name, *options, self._system or context.system(), self._tenant)
 
     def __repr__(self) -> str:
         return f"DeploymentHandle({self.app_name!r}, {self.deployment_name!r}, method_name={self._method_name!r})"
@@ -158,6 +166,7 @@ def _handle(
     timeout_s: float | None,
     stream: bool,
     system: str,
+    tenant: str,
 ) -> DeploymentHandle:
     return DeploymentHandle(
         app_name,
@@ -168,4 +177,5 @@ def _handle(
         timeout_s=timeout_s,
         stream=stream,
         system=system,
+        tenant=tenant,
     )

@@ -70,7 +70,7 @@ class Home:
                 )
 
     def lock(self) -> TextIO:
-        """Held by the one controller that there is, as long as the file is open. Raises `ModelplexError`."""
+        """Held by the one controller that there is, until the file is closed. Raises `ModelplexError`."""
         try:
             file = (self.folder / "lock").open("w")
         except OSError as error:
@@ -81,6 +81,11 @@ class Home:
             file.close()
             raise errors.ModelplexError(f"A controller runs already in {self.folder}.") from error
         return file
+
+    def lock_for_good(self) -> None:
+        """Until this process has ended, so that who finds it open knows that all has gone. Raises `ModelplexError`."""
+        with self.lock() as file:
+            os.dup(file.fileno())  # which only the end of the process closes
 
     @property
     def is_locked(self) -> bool:

@@ -15,6 +15,7 @@ import httpcore
 import httpx
 
 from modelplex.config import HTTPOptions
+from modelplex.runtime.access import gate_of
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.http_connection import HTTPConnection
 from modelplex.runtime.proxy import Proxy
@@ -83,7 +84,7 @@ class Wire(asyncio.Transport):
         put: given what the client gets, and nothing (b"") at the end of the connection.
     """
 
-    def __init__(self, directory: Directory, options: HTTPOptions, put: Callable[[bytes], object]) -> None:
+    def __init__(self, proxy: Proxy, put: Callable[[bytes], object]) -> None:
         super().__init__()
         self._put = put
         self._loop = asyncio.get_running_loop()
@@ -92,7 +93,7 @@ class Wire(asyncio.Transport):
         self._unread_bytes = 0
         self._full = False
         self.is_closed = False
-        self._connection = HTTPConnection(Proxy(directory, options), _Nobody(), options.keep_alive_timeout_s)
+        self._connection = HTTPConnection(proxy, _Nobody(), proxy.options.keep_alive_timeout_s)
         self._connection.connection_made(self)
 
     # The client's side
@@ -159,15 +160,15 @@ class Wire(asyncio.Transport):
 class _End:
     """What the two kinds of the client's end have in common: a thread or an event loop that is not the wire's."""
 
-    def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        self._loop = directory.loop
+    def __init__(self, proxy: Proxy) -> None:
+        self._loop = proxy.loop
         self._rest = b""
         self._ended = False
         self._wire: Wire
-        self._directory, self._options = directory, options
+        self._proxy = proxy
 
     async def _connect(self, put: Callable[[bytes], object]) -> None:
-        self._wire = Wire(self._directory, self._options, put)
+        self._wire = Wire(self._proxy, put)
 
     def _there(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Run on the wire's event loop."""
@@ -192,8 +193,8 @@ class _End:
 
 
 class _Stream(_End, httpcore.NetworkStream):
-    def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        super().__init__(directory, options)
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__(proxy)
         self._come: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def connect(self, timeout: float | None) -> None:
@@ -231,8 +232,8 @@ class _Stream(_End, httpcore.NetworkStream):
 
 
 class _AsyncStream(_End, httpcore.AsyncNetworkStream):
-    def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        super().__init__(directory, options)
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__(proxy)
         self._own_loop = asyncio.get_running_loop()
         self._come: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -276,23 +277,23 @@ class _AsyncStream(_End, httpcore.AsyncNetworkStream):
 
 class _Backend(httpcore.NetworkBackend):
     def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        self._directory, self._options = directory, options
+        self._proxy = Proxy(directory, options, gate_of(options))
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: object, **__: object
     ) -> httpcore.NetworkStream:
-        stream = _Stream(self._directory, self._options)
+        stream = _Stream(self._proxy)
         stream.connect(timeout)
         return stream
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, directory: Directory, options: HTTPOptions) -> None:
-        self._directory, self._options = directory, options
+        self._proxy = Proxy(directory, options, gate_of(options))
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: object, **__: object
     ) -> httpcore.AsyncNetworkStream:
-        stream = _AsyncStream(self._directory, self._options)
+        stream = _AsyncStream(self._proxy)
         await stream.connect(timeout)
         return stream

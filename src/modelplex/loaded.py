@@ -1,10 +1,11 @@
-"""What a loader knows of a model that it has made, for whoever keeps it: its size, and what its end takes."""
+"""What is known of a model and its load by whoever makes it: its size, what its end takes, how long it was fetched."""
 
 import logging
 import queue
 import threading
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +40,38 @@ class _Known:
 # No lock: a finalizer may run in the midst of anything, also of what would hold it. Each step is one atomic operation.
 _known: dict[int, _Known] = {}
 
+# The load that runs: loaders note in it how long the files that they keep on the disk were fetched.
+_load: "ContextVar[Load | None]" = ContextVar("modelplex_load", default=None)
+
 # Of models that went without `end`: nobody who drops a last reference expects to wait, so a thread calls these.
 _left: "queue.SimpleQueue[Callable[[], None]]" = queue.SimpleQueue()
 _starting = threading.Lock()
 _thread: threading.Thread | None = None
+
+
+class Load:
+    """One load, as far as what it uses tells of it.
+
+    Attributes:
+        fetch_s: how long files were fetched to this machine's disk, 0 if they were there; None if none is kept there.
+    """
+
+    def __init__(self) -> None:
+        self.fetch_s: float | None = None
+
+
+def begin_load() -> Load:
+    """What runs in this context from now on, and in threads that it starts, is part of a load."""
+    load = Load()
+    _load.set(load)
+    return load
+
+
+def note_fetch(fetch_s: float) -> None:
+    """Note in the load that runs, if one does, how long a file was fetched to this machine's disk."""
+    load = _load.get()
+    if load is not None:
+        load.fetch_s = (load.fetch_s or 0.0) + fetch_s
 
 
 def remember(loaded: Loaded) -> None:

@@ -73,7 +73,7 @@ class ServeLocal:
             client.close()
         running = driver.current()
         if self._is_first:
-            if running is not None and isinstance(running.processes, InlineEngine):
+            if isinstance(running, driver.Driver) and isinstance(running.processes, InlineEngine):
                 running.processes.grace_max_s = 0.0
             serve.shutdown()
         else:

@@ -73,11 +73,19 @@ class ServeStatus:
     Attributes:
         proxies: by name, those that run (`HEALTHY`).
         applications: by name.
-        address: the URL that is served; empty if HTTP is not.
+        address: the URL that is served; empty if HTTP is not. Of several machines, the head's, or else the first one's.
         log_dir: where replicas write their logs.
+        proxy_addresses: by name, the URL that each of the proxies serves.
+        admin_address: the URL of the admin interface; empty if it is not open over TCP.
+        proxy_failures: by machine, why a proxy could not start there; it is tried again. A single machine has no name.
+        grpc_address: host and port where gRPC is served; empty if it is not.
     """
 
     proxies: dict[str, str] = field(default_factory=dict)
     applications: dict[str, ApplicationStatus] = field(default_factory=dict)
     address: str = ""
     log_dir: str = ""
+    proxy_addresses: dict[str, str] = field(default_factory=dict)
+    proxy_failures: dict[str, str] = field(default_factory=dict)
+    admin_address: str = ""
+    grpc_address: str = ""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import os
 import socket
 import tempfile
 from collections.abc import Callable
@@ -11,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from modelplex import config, context, errors
-from modelplex.config import ADMIN, CONTROL, HTTPOptions
+from modelplex.config import ADMIN, CONTROL, AdminOptions, HTTPOptions
 from modelplex.config_file import SystemConfig
+from modelplex.core.proxy_places import DISABLED
 from modelplex.home import Home
 from modelplex.runtime.admin import Admin
+from modelplex.runtime.admin_doors import AdminDoors
 from modelplex.runtime.control_server import ControlServer
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.desired_state import StateFile
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine
-from modelplex.runtime.http_server import HTTPServer
+from modelplex.runtime.listening_sockets import grpc_address, hold_grpc, listen, url
 from modelplex.status import ServeStatus
-
-# What an admin request that is under way may take when the system stops.
-ADMIN_STOP_S = 0.5
 
 
 class System:
@@ -32,15 +30,18 @@ class System:
 
     Args:
         engine: a name of `config.ENGINES`.
-        http: where to serve HTTP; None for handles alone. One that goes on serves as it did before.
+        http: where to serve HTTP; None, or location "Disabled", for handles alone. One that goes on serves as it did
+            before.
         log_dir: where replicas write logs; empty for none.
         console: whether they log to the console as well.
         home: where it keeps what it is; it goes on from what an earlier controller has left there, and its processes
             outlive it. Unless given, they end with it.
+        admin: where its admin interface is open over TCP; nowhere unless given.
         shutdown: called when somebody has asked for the end of everything.
 
     Attributes:
         address: the URL that is served; empty if HTTP is not.
+        http: as it was given, or saved; with the port of gRPC once that is known.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class System:
         *,
         console: bool = True,
         home: Home | None = None,
+        admin: AdminOptions | None = None,
         shutdown: Callable[[], None] = lambda: None,
     ) -> None:
         self.http = http
@@ -66,10 +68,14 @@ class System:
         make_engine: Callable[..., Engine] = config.load(config.ENGINES[engine])
         self.engine = make_engine(log_dir=log_dir, folder=self._folder, console=console, register_at=register_at)
         self.listener: socket.socket | None = None
-        self._lock = None if home is None else home.lock()
+        self._grpc_holder: socket.socket | None = None
+        if home is not None:
+            home.lock_for_good()
         self._control: ControlServer | None = None
-        self._admin: Admin | None = None
-        self._admin_server: HTTPServer | None = None
+        self._admin_options = admin
+        self._admin_doors: AdminDoors | None = None
+        if admin is not None and not self._folder:
+            raise errors.ModelplexError("Everything in one process has no admin interface: admin_options must be None.")
 
     def _path(self, name: str) -> str:
         return str(Path(self._folder) / name)
@@ -81,6 +87,8 @@ class System:
         except BaseException:
             await self._close_doors()
             self._let_go()
+            if self._grpc_holder is not None:
+                self._grpc_holder.close()
             if self._home is None:
                 await self.engine.close()
             elif self._succeeds:
@@ -94,14 +102,17 @@ class System:
         saved = None if self._home is None else StateFile.read(self._home.state)
         # They may be there although what they were for has been lost: they are told to end when they register.
         succeeds = self._succeeds = self._home is not None and self._home.may_have_processes
+        if self._folder:
+            self._admin_doors = AdminDoors(self._path(ADMIN), self._admin_options)
         self.directory = Directory(self.engine.connect)
         if self._folder:
             self._control = ControlServer(self._path(CONTROL))
         if saved is not None:
             self.http = saved.http
-        if self.http is not None:
+        if self.http is not None and self.http.location != DISABLED:
             self.listener = await self._listener(self.http, succeeds=succeeds)
-            self.address = _url(self.http, self.listener)
+            self.address = url(self.http, self.listener)
+            self.http, self._grpc_holder = hold_grpc(self.http, succeeds=succeeds)
         kept = None
         if self._home is not None and self.http is not None:
             kept = StateFile(self._home.state, self.http)
@@ -126,17 +137,14 @@ class System:
         return listen(http)
 
     async def _open_admin(self) -> None:
-        path = self._path(ADMIN)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        sock = socket.socket(socket.AF_UNIX)
-        sock.bind(path)
         options: dict[str, Any] = {}
         if self.http is not None:
             options = SystemConfig(http_options=self.http, logging_config=None, applications=()).as_dict()
-        self._admin = Admin(self.controller, self.status, options.get("http_options", {}), self._forget_and_shut_down)
-        self._admin_server = HTTPServer(self._admin, HTTPOptions())
-        await self._admin_server.start(sock)
+        http = options.get("http_options", {})
+        assert self._admin_doors is not None
+        await self._admin_doors.open(
+            Admin(self.controller, self.status, http, self._forget_and_shut_down, self.directory)
+        )
 
     def _forget_and_shut_down(self) -> None:
         self.controller.forget()
@@ -144,13 +152,31 @@ class System:
             self._home.state.unlink(missing_ok=True)
         self._shutdown()
 
+    @property
+    def admin_address(self) -> str:
+        """The URL of the admin interface; empty if it is not open over TCP."""
+        return "" if self._admin_doors is None else self._admin_doors.address
+
     def status(self) -> ServeStatus:
-        return dataclasses.replace(self.controller.status(), address=self.address, log_dir=self.log_dir)
+        found = self.controller.status()
+        urls = {name: url or self.address for name, url in found.proxy_addresses.items()}
+        address = self.address or found.address
+        grpc = grpc_address(self.http) if self._grpc_holder is not None else ""
+        return dataclasses.replace(
+            found,
+            address=address,
+            grpc_address=grpc,
+            log_dir=self.log_dir,
+            proxy_addresses=urls,
+            admin_address=self.admin_address,
+        )
 
     async def stop(self) -> None:
         """End every process. What is wanted stays on disk, if it is kept there."""
         if self.listener is not None:
             self.listener.close()  # the proxies close theirs: whoever comes now is refused at once
+        if self._grpc_holder is not None:
+            self._grpc_holder.close()
         await self._close_doors()
         await self.controller.stop()
         self._let_go()
@@ -164,19 +190,13 @@ class System:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Of processes that were started by others, and of the home."""
+        """Of processes that were started by others."""
         if self._control is not None:
             self._control.close()
-        if self._lock is not None:
-            self._lock.close()
 
     async def _close_doors(self) -> None:
-        if self._admin_server is not None and self._admin is not None:
-            await self._admin_server.stop(ADMIN_STOP_S)
-            await self._admin.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path(ADMIN))
-        self._admin_server = None
+        if self._admin_doors is not None:
+            await self._admin_doors.close()
         if self._control is not None:
             await self._control.stop()
 
@@ -187,24 +207,3 @@ def _save_nothing(kept: StateFile) -> None:
         kept.save([])
     except OSError as error:
         raise errors.ModelplexError(f"What is to run cannot be kept: {error}.") from error
-
-
-def listen(http: HTTPOptions) -> socket.socket:
-    """A socket that listens where the options say. Raises `DeploymentFailedError`."""
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((http.host, http.port))
-        listener.listen(2048)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        raise errors.DeploymentFailedError(f"Cannot listen on {http.host}:{http.port}: {error.strerror}.") from error
-    return listener
-
-
-def _url(http: HTTPOptions, listener: socket.socket) -> str:
-    scheme = "http" if http.ssl_certfile is None else "https"
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

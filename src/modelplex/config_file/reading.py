@@ -5,7 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelplex.config import DeploymentConfig, HTTPOptions, LoggingConfig, check_import_path, check_route_prefix
+from modelplex.config import (
+    AdminOptions,
+    DeploymentConfig,
+    GRPCOptions,
+    HTTPOptions,
+    LoggingConfig,
+    check_import_path,
+    check_location,
+    check_route_prefix,
+)
 from modelplex.config_file import hints, modules
 from modelplex.config_file.document import BROKEN, BYTES_MAX, Value, parse
 from modelplex.config_file.options import entries, fitting, made, made_of, missing
@@ -15,8 +24,6 @@ from modelplex.errors import ConfigFileError
 
 # What a file for Ray Serve may have that means nothing here, and why.
 IGNORED = {
-    "proxy_location": "proxies run where everything runs, on this machine",
-    "grpc_options": "there is no gRPC",
     "tracing_config": "there are no traces",
     "target_capacity": "there is no second system to share the load with",
 }
@@ -24,7 +31,17 @@ IGNORED_OF_APPLICATION = {
     "autoscaling_policy": "each deployment has its own (autoscaling_config)",
     "external_scaler_enabled": "there is no external scaler",
 }
-_NO_RUNTIME_ENV = "of a runtime_env only env_vars and working_dir are used; install the rest beforehand"
+# Keys of their own for what are options of HTTP, as in files for Ray Serve.
+PROXY_LOCATION = "proxy_location"
+GRPC_OPTIONS = "grpc_options"
+
+# What may run a file's applications; the first is the default.
+ENGINES = ("local", "ray")
+
+_NO_RUNTIME_ENV = (
+    "of an application's runtime_env only env_vars and working_dir are used; install the rest beforehand, or, on Ray, "
+    "have it in ray_actor_options of the deployments"
+)
 
 
 def read_file(file: str | Path, *, app_dir: str | Path = ".", check_modules: bool = True) -> SystemConfig:
@@ -74,6 +91,11 @@ def names_of(kind: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name not in ("place", "warnings")]
 
 
+def _check_engine(engine: object) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, got {engine!r}.")
+
+
 class _Reader:
     def __init__(self, findings: Findings, folder: Path, app_dir: Path, check_modules: bool) -> None:
         self.findings = findings
@@ -82,14 +104,44 @@ class _Reader:
         self.check_modules = check_modules
 
     def system(self, value: Value) -> SystemConfig | None:
-        given = entries(value, names_of(SystemConfig), self.findings, ignored=IGNORED)
-        http = self._section(given, "http_options", HTTPOptions) or HTTPOptions()
+        known = [*names_of(SystemConfig), PROXY_LOCATION, GRPC_OPTIONS]
+        given = entries(value, known, self.findings, ignored=IGNORED)
+        http = self._http(given)
+        location = given.get(PROXY_LOCATION)
+        if location is None or location.data in (None, BROKEN):
+            pass
+        elif self._is_right(location, lambda where: check_location(PROXY_LOCATION, where)):
+            http = http.at(location.data)
+        engine = given.get("engine")
+        if engine is not None and (engine.data is BROKEN or not self._is_right(engine, _check_engine)):
+            engine = None
+        admin = self._section(given, "admin_options", AdminOptions)
         logging = self._section(given, "logging_config", LoggingConfig)
         if missing(value, given, ["applications"], self.findings):
             return None
         applications = [app for item in self._items(given["applications"]) if (app := self._application(item))]
         self._check_unique(given["applications"])
-        return SystemConfig(http_options=http, logging_config=logging, applications=tuple(applications))
+        return SystemConfig(
+            engine=ENGINES[0] if engine is None else engine.data,
+            http_options=http,
+            admin_options=admin,
+            logging_config=logging,
+            applications=tuple(applications),
+        )
+
+    def _http(self, given: dict[str, Value]) -> HTTPOptions:
+        """The options of HTTP, with those of gRPC: at the top of the file, or inside of those of HTTP."""
+        http = given.get("http_options")
+        if http is not None and isinstance(http.data, dict) and "grpc" in http.data:
+            rest = {key: entry for key, entry in http.data.items() if key != "grpc"}
+            given = {GRPC_OPTIONS: http.data["grpc"], **given, "http_options": dataclasses.replace(http, data=rest)}
+        found: HTTPOptions = self._section(given, "http_options", HTTPOptions) or HTTPOptions()
+        grpc = self._section(given, GRPC_OPTIONS, GRPCOptions)
+        if grpc is None:
+            return found
+        if not self._is_right(given[GRPC_OPTIONS], lambda _: dataclasses.replace(found, grpc=grpc)):
+            return found
+        return dataclasses.replace(found, grpc=grpc)
 
     def _section(self, given: dict[str, Value], name: str, kind: type[Any]) -> Any:
         """What one key has, made into a dataclass; None if it is not given, or null, or wrong."""
@@ -147,7 +199,7 @@ class _Reader:
         if is_right and environment is not None and self.check_modules:
             self._check_module(given["import_path"], environment)
 
-    def _is_right(self, value: Value, check: Callable[[Any], None]) -> bool:
+    def _is_right(self, value: Value, check: Callable[[Any], object]) -> bool:
         """Whether a check lets it pass; what it says else is noted."""
         try:
             check(value.data)

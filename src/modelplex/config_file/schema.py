@@ -13,18 +13,30 @@ from modelplex.config import (
     IMPORT_PATH,
     MODEL_ID,
     SIZE,
+    AdminOptions,
     AutoscalingConfig,
     BackpressureConfig,
     DeploymentConfig,
+    GRPCOptions,
     HTTPOptions,
     LoggingConfig,
     MultiplexingConfig,
     RequestRouterConfig,
+    TenantConfig,
 )
+from modelplex.config.http import HEADER_NAME, MODEL_ID_WAYS
 from modelplex.config.logs import LEVELS
 from modelplex.config_file import hints
-from modelplex.config_file.reading import IGNORED, IGNORED_OF_APPLICATION, names_of
+from modelplex.config_file.reading import (
+    ENGINES,
+    GRPC_OPTIONS,
+    IGNORED,
+    IGNORED_OF_APPLICATION,
+    PROXY_LOCATION,
+    names_of,
+)
 from modelplex.config_file.settings import ApplicationConfig, DeploymentOverride, RuntimeEnv, SystemConfig
+from modelplex.core.proxy_places import EVERY_NODE, LOCATIONS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IDENTIFIER = "urn:modelplex:config.schema"
@@ -49,8 +61,27 @@ LIMITS: dict[type[Any], dict[str, dict[str, Any]]] = {
         "keep_alive_timeout_s": _POSITIVE,
         "request_timeout_s": _ABOVE_0,
         "max_body_bytes": _NOT_NEGATIVE,
+        "model_id_from": {"items": {"type": "string", "enum": list(MODEL_ID_WAYS)}},
         "num_proxies": _POSITIVE,
+        "location": {"enum": list(LOCATIONS)},
+        "access_file": {"minLength": 1},
+        "tenant_header": {"pattern": f"^{HEADER_NAME.pattern}$"},
+        "max_connections": _POSITIVE,
+        "max_connections_per_address": _POSITIVE,
+        "body_timeout_s": _POSITIVE,
         **{name: {"minLength": 1} for name in ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs")},
+    },
+    AdminOptions: {
+        "token_file": {"minLength": 1},
+        "host": {"minLength": 1},
+        "port": {"minimum": 0, "maximum": 65535},
+        **{name: {"minLength": 1} for name in ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs")},
+    },
+    GRPCOptions: {
+        "port": {"minimum": 0, "maximum": 65535},
+        "grpc_servicer_functions": {"items": {"type": "string", **_IMPORT_PATH}},
+        "request_timeout_s": _ABOVE_0,
+        "enable_reflection": {"enum": [False]},
     },
     LoggingConfig: {
         "log_level": {"enum": list(LEVELS)},
@@ -87,6 +118,15 @@ LIMITS: dict[type[Any], dict[str, dict[str, Any]]] = {
         "preload": _MODEL_IDS,
         "resolve_interval_s": _ABOVE_0,
     },
+    TenantConfig: {
+        "reserved_bytes": _SIZE,
+        "burst_bytes": _SIZE,
+        "reserved_models": _POSITIVE,
+        "burst_models": _POSITIVE,
+        "load_share": _PART_OF_1,
+        "request_share": _PART_OF_1,
+        "max_queued_requests": {"minimum": -1},
+    },
     DeploymentConfig: {
         "name": {"pattern": "^[^#]+$"},
         "num_replicas": {"minimum": 1, "pattern": "^auto$"},
@@ -113,6 +153,17 @@ def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a configuration file, made from the classes that its sections become."""
     found: dict[str, Any] = {"$schema": DIALECT, "$id": IDENTIFIER, "title": "Modelplex configuration"}
     found |= _section(SystemConfig) | {"required": ["applications"]}
+    found["properties"]["engine"]["enum"] = list(ENGINES)
+    found["properties"][PROXY_LOCATION] = {
+        "type": "string",
+        "enum": list(LOCATIONS),
+        "description": "The machines that serve HTTP: `location` of `http_options`, unless that is given.",
+        "default": EVERY_NODE,
+    }
+    found["properties"][GRPC_OPTIONS] = {
+        "anyOf": [{"$ref": f"#/$defs/{GRPCOptions.__name__}"}, {"type": "null"}],
+        "description": "Where and how gRPC is served, which it is if this is given: `grpc` of `http_options`.",
+    }
     found["properties"] |= _ignored(IGNORED)
     sections = {kind.__name__: _section(kind) for kind in LIMITS}
     sections[ApplicationConfig.__name__]["properties"] |= _ignored(IGNORED_OF_APPLICATION)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from modelplex.config import HTTPOptions, LoggingConfig
+from modelplex.config import AdminOptions, HTTPOptions, LoggingConfig
 from modelplex.config_file.places import Place
 from modelplex.errors import Problem
 
@@ -66,13 +66,17 @@ class SystemConfig:
     """The whole file.
 
     Attributes:
+        engine: what runs it: "local" for processes on this machine, "ray" for actors on a Ray cluster.
         http_options: where and how HTTP is served.
+        admin_options: where the admin interface is open over TCP; nowhere unless given.
         logging_config: the logs of applications that do not say otherwise.
         applications: all that are served; one that runs and is not here is stopped.
         warnings: what the file has and nobody heeds.
     """
 
+    engine: str = "local"
     http_options: HTTPOptions = field(default_factory=HTTPOptions)
+    admin_options: AdminOptions | None = None
     logging_config: LoggingConfig | None = None
     applications: tuple[ApplicationConfig, ...]
     warnings: tuple[Problem, ...] = field(default=(), compare=False, repr=False)
@@ -97,6 +101,12 @@ def _given(settings: Any) -> dict[str, Any]:
     for each in fields(settings):
         value = getattr(settings, each.name)
         default = each.default_factory() if callable(each.default_factory) else each.default
-        if each.compare and not isinstance(value, tuple) and (value != default or each.name == "name"):
-            found[each.name] = _given(value) if is_dataclass(value) else value
+        if isinstance(value, tuple) and (not value or is_dataclass(value[0])):
+            continue  # the sections of a file, which have places of their own
+        if each.compare and (value != default or each.name == "name"):
+            found[each.name] = _given(value) if is_dataclass(value) else _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +35,21 @@ RAY_LOGGER = "ray.serve"
 ACCESS_LOGGER = "modelplex.access"
 
 
+# Where something in a traceback looks like another line of the log: an exception's text may be a client's.
+_LINE = re.compile(r"^(?=(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d{4}-)", re.MULTILINE)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """The text without characters that a terminal obeys, or that begin another line: as Python's literals have them.
+
+    Messages of our own may have what a client sent. Those of user code are its own business; in tracebacks, which have
+    lines, only what a terminal obeys is escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
 class LineFormatter(logging.Formatter):
     """Formats as said above.
 
@@ -53,10 +69,15 @@ class LineFormatter(logging.Formatter):
         # What the base class does, made for one format: this is half of what a line costs.
         request: context.RequestContext | None = getattr(record, "request", None)
         place = f"{record.filename}:{record.lineno}"
-        line = self.line(record.levelname, record.created, record.msecs, request, place, record.getMessage())
+        line = self.line(record.levelname, record.created, record.msecs, request, place, self.message(record))
         if record.exc_info or record.stack_info:
             line = self.with_trace(line, self._trace(record))
         return line
+
+    def message(self, record: logging.LogRecord) -> str:
+        """What a record says, as it may stand in a line."""
+        message = record.getMessage()
+        return escaped(message) if record.name.startswith("modelplex.") else message
 
     def line(
         self, level: str, created: float, msecs: float, request: context.RequestContext | None, place: str, message: str
@@ -81,7 +102,8 @@ class LineFormatter(logging.Formatter):
 
     def _trace(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
-        return "\n".join([*parts, self.formatStack(record.stack_info)] if record.stack_info else parts)
+        text = "\n".join([*parts, self.formatStack(record.stack_info)] if record.stack_info else parts)
+        return _LINE.sub("  ", escaped(text, keep="\n\t"))
 
 
 class JSONFormatter(LineFormatter):
@@ -89,6 +111,9 @@ class JSONFormatter(LineFormatter):
 
     A traceback is the field `exc_text`.
     """
+
+    def message(self, record: logging.LogRecord) -> str:
+        return record.getMessage()  # JSON escapes it
 
     def line(
         self, level: str, created: float, msecs: float, request: context.RequestContext | None, place: str, message: str
@@ -172,15 +197,22 @@ class QueueHandler(logging.Handler):
         formatter: makes lines of records, in the thread.
         streams: where lines are written; not closed at the end.
         logger: what the records come from, until the handler is closed.
+        briefly: where all but the lines of each request are written.
     """
 
-    def __init__(self, formatter: LineFormatter, streams: list[IO[str]], logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        formatter: LineFormatter,
+        streams: list[IO[str]],
+        logger: logging.Logger,
+        briefly: Sequence[IO[str]] = (),
+    ) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._formatter = formatter
         self.dropped = 0
         self._logger = logger
-        self._streams = streams
+        self._streams, self._briefly = streams, list(briefly)
         self._queue: queue.SimpleQueue[logging.LogRecord | _Frequent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="modelplex-log", daemon=True)
         self._thread.start()
@@ -224,12 +256,16 @@ class QueueHandler(logging.Handler):
                 while len(records) < BATCH_MAX:
                     records.append(self._queue.get_nowait())
             ended = None in records
-            text = "".join(self._text(record) for record in records if record is not None)
+            texts = [(record, self._text(record)) for record in records if record is not None]
             caught_up = self._queue.empty()
+            end = ""
             if caught_up and (dropped := self.dropped - reported):
                 reported += dropped
-                text += self._formatter.dropped(dropped) + "\n"
-            self._put(text, flush=caught_up)
+                end = self._formatter.dropped(dropped) + "\n"
+            self._put(self._streams, "".join(text for _, text in texts) + end, flush=caught_up)
+            if self._briefly:
+                brief = "".join(text for record, text in texts if not _is_of_each_request(record))
+                self._put(self._briefly, brief + end, flush=caught_up)
 
     def _text(self, record: "logging.LogRecord | _Frequent") -> str:
         if isinstance(record, tuple):
@@ -241,14 +277,19 @@ class QueueHandler(logging.Handler):
             self.handleError(record)
             return ""
 
-    def _put(self, text: str, *, flush: bool) -> None:
-        for stream in list(self._streams):
+    @staticmethod
+    def _put(streams: list[IO[str]], text: str, *, flush: bool) -> None:
+        for stream in list(streams):
             try:
                 stream.write(text)
                 if flush:
                     stream.flush()
             except (OSError, ValueError):
-                self._streams.remove(stream)  # a closed console or a full disk must not end the rest
+                streams.remove(stream)  # a closed console or a full disk must not end the rest
+
+
+def _is_of_each_request(record: "logging.LogRecord | _Frequent") -> bool:
+    return isinstance(record, tuple) or record.name == ACCESS_LOGGER
 
 
 def start(
@@ -257,6 +298,7 @@ def start(
     log_dir: str = "",
     *,
     console: bool = True,
+    briefly: bool = False,
     logger: str = "",
     options: LoggingConfig | None = None,
 ) -> QueueHandler:
@@ -267,18 +309,19 @@ def start(
         log_dir: the file `<process_name>.log` is written in this folder, or in that of the options; empty
             for none.
         console: whether to write to the console.
+        briefly: whether the lines of each request are left out there.
         logger: the logger whose lines are written, with those below it; all unless given.
         options: what is written, and how. Loggers of the user's have the levels that the user gives them, `ray.serve`,
             which programs for Ray Serve write to, that of the options; above INFO, nothing below it is written.
     """
     options = options or LoggingConfig()
-    streams: list[IO[str]] = [sys.stderr] if console else []
+    streams: list[IO[str]] = [sys.stderr] if console and not briefly else []
     if folder := options.logs_dir or log_dir:
         Path(folder).mkdir(parents=True, exist_ok=True)
         path = Path(folder) / (re.sub(r"[^\w.-]", "_", process_name) + ".log")
         streams.append(path.open("a", encoding="utf-8", errors="backslashreplace"))
     formatter = (JSONFormatter if options.encoding == "JSON" else LineFormatter)(component, process_name)
-    handler = QueueHandler(formatter, streams, logging.getLogger(logger))
+    handler = QueueHandler(formatter, streams, logging.getLogger(logger), [sys.stderr] if console and briefly else [])
     level: int = logging.getLevelNamesMapping()[options.log_level]
     if level > logging.INFO:
         handler.addFilter(lambda record: record.levelno >= level)  # not the handler's level: see `FrequentLine`

@@ -1,5 +1,5 @@
 """`python -m modelplex.runtime`: how the local engine starts a process."""
 
-from modelplex.runtime.process import main
+from modelplex.runtime.child import main
 
 main()

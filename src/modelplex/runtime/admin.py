@@ -1,36 +1,39 @@
-"""The admin interface of a running system: HTTP with JSON, on a Unix socket of its user.
+"""The admin interface of a running system: HTTP with JSON, on a Unix socket of its user, or with a token over TCP.
 
-| request | what it does |
-|---|---|
-| `GET /v1/status` | what runs, and how it is (`status.ServeStatus`) |
-| `GET /v1/config` | what configuration files have been deployed, as one |
-| `PUT /v1/config` | `{"config": …, "app_dir": …}`: have this run; answers when it does, or at once if `?wait=false` |
-| `DELETE /v1/applications/NAME` | stop an application |
-| `POST /v1/shutdown` | stop everything |
-
+What can be asked is in `admin_routes`, and described at `/openapi.json`; besides, there are `/v1/events` and the
+dashboard.
 An error is an object with `error`, and `problems` if it is about a configuration.
 """
 
 import asyncio
-import json
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
-from urllib.parse import parse_qs, unquote
 
 from modelplex import errors
-from modelplex.runtime import config_deployer
-from modelplex.runtime.app_builder import read_config
+from modelplex.context import Caller
+from modelplex.runtime import admin_pages
+from modelplex.runtime.admin_events import Events
+from modelplex.runtime.admin_openapi import EVENTS, describe
+from modelplex.runtime.admin_routes import TABLE
+from modelplex.runtime.admin_system import Administered
+from modelplex.runtime.admin_table import Answer, RefusedError, Request
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.status import ServeStatus
 
 log = logging.getLogger(__name__)
 
-BODY_BYTES_MAX = 16 * 2**20
+STATIC = "/static/"
 
-_JSON = [(b"content-type", b"application/json")]
+# Nothing of this is for anybody's cache, or to be taken for something else.
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 
 
 class Admin:
@@ -41,6 +44,7 @@ class Admin:
         status: what runs.
         http_options: those that differ from the defaults.
         shutdown: ends everything, some time after it was called.
+        caller: this process's way to the deployments.
     """
 
     def __init__(
@@ -49,13 +53,11 @@ class Admin:
         status: Callable[[], ServeStatus],
         http_options: Mapping[str, Any],
         shutdown: Callable[[], None],
+        caller: Caller,
     ) -> None:
-        self._controller = controller
-        self._status = status
-        self._http_options = http_options
-        self._shutdown = shutdown
+        self._it = Administered(controller, caller, status, http_options, shutdown, self._own)
+        self._events = Events(self._it)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._deploys = 0
 
     def __call__(self, exchange: HTTPExchange) -> None:
         self._own(self._answer(exchange))
@@ -65,6 +67,7 @@ class Admin:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._events.close()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -72,69 +75,76 @@ class Admin:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, exchange: HTTPExchange) -> None:
+        content_type = next((value for name, value in exchange.headers if name == b"content-type"), b"")
+        path = exchange.raw_path.decode("latin-1")
+        request = Request(exchange.method, path, exchange.query_string, content_type)
         try:
-            status, answer = await self._do(exchange)
-        except errors.ConfigFileError as error:
-            status, answer = error.status, {"error": str(error), "problems": [asdict(p) for p in error.problems]}
-        except errors.ModelplexError as error:
-            status, answer = error.status, {"error": str(error)}
+            if (request.method, path) == ("GET", EVENTS):
+                await self._events.stream(exchange, _HEADERS)
+                return
+            answer = await self.answer(request, exchange)
         except ConnectionResetError:
             return  # the client has left
+        except RefusedError as error:
+            answer = _error(error)
+        exchange.respond(
+            answer.status, [(b"content-type", answer.content_type), *_HEADERS, *answer.headers], answer.body
+        )
+
+    async def answer(self, request: Request, exchange: HTTPExchange | None = None) -> Answer:
+        """The answer to a request, whose body is still to be read if there is an exchange.
+
+        Raises ConnectionResetError if its client leaves before that has come.
+        """
+        try:
+            if request.method == "GET" and (page := _page(request.path)) is not None:
+                return page
+            route = TABLE.find(request)
+            if exchange is not None and route.body is not None:
+                request.body = await _body(exchange, route.body_bytes_max)
+            route.read(request)
+            answered = await route.handler(self._it, request)
+            answer = answered if isinstance(answered, Answer) else Answer(answered)
+            return replace(answer, value=answer.body)  # what cannot be written is a fault of ours, too
+        except ConnectionResetError:
+            raise
+        except errors.ModelplexError as error:
+            return _error(error)
         except Exception as error:  # a fault of ours must not leave the client waiting
             log.exception("An admin request could not be answered.")
-            status, answer = 500, {"error": repr(error)}
-        exchange.respond(status, _JSON, json.dumps(answer).encode())
-
-    async def _do(self, exchange: HTTPExchange) -> tuple[int, Any]:
-        match exchange.method, exchange.path.strip("/").split("/"):
-            case "GET", ["v1", "status"]:
-                return 200, asdict(self._status())
-            case "GET", ["v1", "config"]:
-                return 200, config_deployer.as_config(self._controller, self._http_options)
-            case "PUT", ["v1", "config"]:
-                return await self._deploy(exchange)
-            case "DELETE", ["v1", "applications", name]:
-                name = unquote(name)
-                if name not in self._controller.status().applications:
-                    raise errors.RouteNotFoundError(f"There is no application {name!r}.")
-                await self._controller.delete(name)
-                return 200, {}
-            case "POST", ["v1", "shutdown"]:
-                self._shutdown()
-                return 202, {}
-        raise errors.RouteNotFoundError(f"There is no {exchange.method} {exchange.path} in the admin interface.")
-
-    async def _deploy(self, exchange: HTTPExchange) -> tuple[int, Any]:
-        body = await _body(exchange)
-        try:
-            request = json.loads(body)
-            config, app_dir = dict(request["config"]), str(request["app_dir"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise errors.InvalidHeaderError(f"The body must be an object with config and app_dir: {error!r}") from error
-        read_config(config, app_dir)  # what is wrong with it is told before anything begins
-        self._deploys = number = self._deploys + 1
-        work = config_deployer.deploy(self._controller, config, app_dir, is_wanted=lambda: number == self._deploys)
-        if b"false" in (parse_qs(exchange.query_string).get(b"wait") or []):
-            self._own(_logged(work))
-            return 202, {}
-        await work  # it goes on when the client leaves: what is wanted has been said
-        return 200, asdict(self._status())
+            return Answer({"error": repr(error)}, 500)
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except errors.ModelplexError as error:
-        log.error("%s", error)
-    except Exception:  # a fault of ours, which nobody waits for
-        log.exception("A configuration could not be deployed.")
+def _error(error: errors.ModelplexError) -> Answer:
+    value: dict[str, Any] = {"error": str(error)}
+    if isinstance(error, errors.ConfigFileError):
+        value["problems"] = [asdict(problem) for problem in error.problems]
+    return Answer(value, error.status, headers=error.headers if isinstance(error, RefusedError) else ())
 
 
-async def _body(exchange: HTTPExchange) -> bytes:
+def _page(path: str) -> Answer | None:
+    """What is no part of the table. Raises `RefusedError`."""
+    if path == "/openapi.json":
+        return _description()
+    if path.startswith(STATIC):
+        return admin_pages.page(path.removeprefix(STATIC))
+    name = path.removeprefix("/") or admin_pages.INDEX
+    return admin_pages.page(name) if name == admin_pages.INDEX or name in admin_pages.names() else None
+
+
+@functools.cache
+def _description() -> Answer:
+    answer = Answer(describe(TABLE))
+    return replace(answer, value=answer.body)
+
+
+async def _body(exchange: HTTPExchange, bytes_max: int) -> bytes:
     parts, more = [exchange.body], exchange.more
-    while more:
+    size_bytes = len(exchange.body)
+    while more and size_bytes <= bytes_max:
         part, more = await exchange.read()
         parts.append(part)
-        if sum(map(len, parts)) > BODY_BYTES_MAX:
-            raise errors.BodyTooLargeError(f"The body may have at most {BODY_BYTES_MAX} bytes.")
+        size_bytes += len(part)
+    if size_bytes > bytes_max:
+        raise errors.BodyTooLargeError(f"The body may have at most {bytes_max} bytes.")
     return b"".join(parts)

@@ -30,7 +30,8 @@ class AliasedModels:
 
     def __init__(self, publish: Publisher) -> None:
         self._publish = publish
-        self._versions: dict[str, float | None] = {}  # what is told of versions: their load seconds; None: they load
+        # What is told of versions: seconds of their loads, and of these for fetching; None: they load.
+        self._versions: dict[str, tuple[float, float | None] | None] = {}
         self._told: dict[str, bool] = {}  # alias -> whether it is told to be loaded, rather than to be loading
 
     def begin(self, cache: ModelCache, known: Aliases) -> None:
@@ -44,9 +45,9 @@ class AliasedModels:
         self._versions[model_id] = None
         self.update(self._aliases.names_of(model_id))
 
-    def loaded(self, model_id: str, load_s: float) -> None:
-        self._publish.loaded(model_id, load_s)
-        self._versions[model_id] = load_s
+    def loaded(self, model_id: str, load_s: float, fetch_s: float | None) -> None:
+        self._publish.loaded(model_id, load_s, fetch_s)
+        self._versions[model_id] = (load_s, fetch_s)
         self.update(self._aliases.names_of(model_id))
 
     def gone(self, model_id: str) -> None:
@@ -66,14 +67,14 @@ class AliasedModels:
                 if self._told.pop(alias, None) is not None and alias not in self._versions:
                     self._publish.gone(alias)
                 continue
-            load_s = self._versions[version]
-            if self._told.get(alias) == (load_s is not None):
+            took = self._versions[version]
+            if self._told.get(alias) == (took is not None):
                 continue
-            self._told[alias] = load_s is not None
-            if load_s is None:
+            self._told[alias] = took is not None
+            if took is None:
                 self._publish.loading(alias)
             else:
-                self._publish.loaded(alias, load_s)
+                self._publish.loaded(alias, *took)
 
     # What is asked (as of core.cache.ModelCache)
 
@@ -251,7 +252,7 @@ class AliasWatch:
                 case aliases.Retire(version):
                     if (load := self._loads.pop(version, None)) is not None:
                         load.cancel()
-                    self._cached.retire(version)
+                    self._cached.retire(version, replaced=True)
                 case aliases.Stay(alias, old, new, error, retry_after_s):
                     told = "'%s' stands for '%s' now, which cannot be loaded: '%s' serves on. Next try in %.1f s. %s"
                     log.error(told, alias, new, old, retry_after_s, error)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelplex.config import DeploymentConfig
-from modelplex.deployment import Node
+from modelplex.config import DeploymentConfig, check_route_prefix
+from modelplex.deployment import Application, Node, flatten
+from modelplex.errors import ModelplexError
 from modelplex.runtime import payload
 from modelplex.runtime.servable import Definition
+from modelplex.runtime.spoken import protocols_of
 
 # Options of a deployment that its processes need not be started anew for.
 LIGHT_OPTIONS = {
@@ -40,11 +42,13 @@ class Environment:
         sys_path: where they import from.
         env_vars: their environment variables.
         working_dir: their current folder; the controller's unless given.
+        runtime_env: what Ray is to put round them, on a cluster.
     """
 
     sys_path: Sequence[str] = ()
     env_vars: Mapping[str, str] = field(default_factory=dict)
     working_dir: str | None = None
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,13 @@ class DeploymentSpec:
         config: its options.
         definition: the code with its arguments, or the pickle of that: the controller need not be able to import it.
         version: the same for two of them if and only if the same code runs with the same arguments.
+        protocols: of other systems, that the code speaks (`spoken.protocols_of`).
     """
 
     config: DeploymentConfig
     definition: Definition | bytes
     version: str
+    protocols: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -89,8 +95,23 @@ class AppSpec:
     def ingress(self) -> str:
         return self.deployments[-1].name
 
+    @property
+    def protocols(self) -> list[str]:
+        """Those that its ingress speaks."""
+        return list(self.deployments[-1].protocols)
+
     def deployment(self, name: str) -> DeploymentSpec | None:
         return next((d for d in self.deployments if d.name == name), None)
+
+    @classmethod
+    def of_application(
+        cls, name: str, application: Application, route_prefix: str | None, *, pickled: bool
+    ) -> "AppSpec":
+        """What `serve.run` was given. Raises `ModelplexError` and `ValueError` if its name or its route cannot be."""
+        if not name:
+            raise ModelplexError("The name of an application cannot be empty.")
+        check_route_prefix(route_prefix)
+        return cls.of(name, flatten(application, name), route_prefix, pickled=pickled)
 
     @classmethod
     def of(
@@ -120,7 +141,8 @@ class AppSpec:
         def spec(node: Node) -> DeploymentSpec:
             definition = Definition(node.deployment.func_or_class, node.args, node.kwargs)
             code = payload.dumps(definition) if pickled else definition
-            return DeploymentSpec(node.deployment.config, code, version)
+            protocols = protocols_of(node.deployment.func_or_class)
+            return DeploymentSpec(node.deployment.config, code, version, protocols)
 
         environment = environment or Environment(sys_path=list(sys.path))
         return cls(name, route_prefix, [spec(node) for node in nodes], environment, source)

@@ -97,13 +97,15 @@ class ServedApp:
             await self._go_back(self.before, updated[:-1], added)
             raise
         self.before, self.state, self._deployed_at = None, ApplicationState.RUNNING, time.time()
-        self._owner.changed()  # callers find its new ingress before those go that are not needed any more
+        self._owner.changed()
+        self._owner.tell_now()  # callers find its new ingress before those go that are not needed any more
         await self.stop([name for name in self.deployments if spec.deployment(name) is None])
 
     async def _go_back(self, before: AppSpec, updated: list[str], added: list[str]) -> None:
         """Those that had become other ones become what they were; the one that failed has done so itself."""
         self.spec, self.before, self.state = before, None, ApplicationState.RUNNING
         self._owner.changed()
+        self._owner.tell_now()
         for name in reversed(updated):
             spec = before.deployment(name)
             assert spec is not None
@@ -116,6 +118,7 @@ class ServedApp:
             if (deployment := self.deployments.pop(name, None)) is not None:
                 await deployment.stop()
         self._owner.changed()
+        self._owner.tell_now()
 
     def _add(self, spec: AppSpec, name: str, count: int | None = None) -> ServedDeployment:
         deployment = spec.deployment(name)

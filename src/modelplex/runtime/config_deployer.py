@@ -7,9 +7,13 @@ from typing import Any
 
 from modelplex import errors
 from modelplex.runtime.app_builder import build, read_config
+from modelplex.runtime.app_spec import AppSpec
 from modelplex.runtime.controller import Controller
 
 log = logging.getLogger(__name__)
+
+# An application, or why it could not be built.
+Built = AppSpec | BaseException
 
 
 async def deploy(
@@ -30,17 +34,27 @@ async def deploy(
         DeploymentFailedError: an application could not be built, or does not run, and is what it was before; the others
             run. Or another configuration is wanted by now.
     """
-    system = read_config(config, app_dir)
-    names = [app.name for app in system.applications]
-    built = await asyncio.gather(*(build(config, name, app_dir) for name in names), return_exceptions=True)
+    built = await build_all(config, app_dir)
     if not is_wanted():
         raise errors.DeploymentFailedError("This was called off: another configuration has been deployed since.")
-    specs = [spec for spec in built if not isinstance(spec, BaseException)]
-    controller.not_built({n: str(e) for n, e in zip(names, built, strict=True) if isinstance(e, BaseException)})
-    superfluous = [spec.name for spec in controller.specs if spec.source is not None and spec.name not in names]
+    await run(controller, built)
+
+
+async def build_all(config: Mapping[str, Any], app_dir: str) -> dict[str, Built]:
+    """The applications of a configuration by name, built, or why they could not be. Raises `ConfigFileError`."""
+    names = [app.name for app in read_config(config, app_dir).applications]
+    built = await asyncio.gather(*(build(config, name, app_dir) for name in names), return_exceptions=True)
+    return dict(zip(names, built, strict=True))
+
+
+async def run(controller: Controller, built: Mapping[str, Built]) -> None:
+    """Run what could be built, and return when it is ready. Raises `DeploymentFailedError` as `deploy` does."""
+    controller.not_built({name: str(found) for name, found in built.items() if isinstance(found, BaseException)})
+    superfluous = [spec.name for spec in controller.specs if spec.source is not None and spec.name not in built]
     await asyncio.gather(*(controller.delete(name) for name in superfluous))
+    specs = [spec for spec in built.values() if not isinstance(spec, BaseException)]
     outcomes = await asyncio.gather(*(controller.deploy(spec) for spec in specs), return_exceptions=True)
-    _raise_failures([*built, *outcomes])
+    _raise_failures([*built.values(), *outcomes])
 
 
 def _raise_failures(outcomes: Sequence[object]) -> None:

@@ -21,14 +21,20 @@ log = logging.getLogger(__name__)
 # For a process that has connected, to greet, and then to say who it is.
 GREETING_TIMEOUT_S = 5.0
 
+# For a process whose link has ended to be gone, of which nobody here is the parent; and how often that is looked at.
+END_TIMEOUT_S = 5.0
+END_POLL_S = 0.01
+
 BACKLOG = 256
 
 
 class RegisteredProcess:
-    """A process that has registered (`engine.Process`). It has ended when its link has."""
+    """A process that has registered (`engine.Process`). It ends when its link has ended."""
+
+    waits_for = ""
 
     def __init__(self, register: Callable[[messages.Register, "RegisteredProcess"], bool]) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self.started: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[str] = loop.create_future()
         self.heard: Callable[[Message], None] = lambda message: None
@@ -66,7 +72,13 @@ class RegisteredProcess:
 
     def lost(self, link: Link) -> None:
         self._link = None
-        if not self.exited.done():
+        self._wait_for_end(self._loop.time() + END_TIMEOUT_S)
+
+    def _wait_for_end(self, until: float) -> None:
+        """A process is there for a moment after its last link has gone."""
+        if self._pid and _runs(self._pid) and self._loop.time() < until:
+            self._loop.call_later(END_POLL_S, self._wait_for_end, until)
+        elif not self.exited.done():
             self.exited.set_result("has ended")
 
 
@@ -177,6 +189,14 @@ async def _part_with_the_silent(process: RegisteredProcess, link: Link) -> None:
     if not process.is_known and not process.exited.done():
         log.warning("A process could not register: it did not say who it is")
         link.close()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _check_user(sock: socket.socket) -> None:

@@ -6,25 +6,26 @@ import secrets
 import socket
 import string
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelplex import config, errors
-from modelplex.core.rollout import Goal
+from modelplex.runtime.announcements import Announcements
 from modelplex.runtime.app_spec import AppSpec
 from modelplex.runtime.applications import ServedApp, check_route
 from modelplex.runtime.deployments import ServedDeployment
 from modelplex.runtime.desired_state import DesiredState, NotKept, SavedApp
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.engine import Engine, Process
-from modelplex.runtime.process_set import ProcessSet
+from modelplex.runtime.engine import Engine, Machine, Process
+from modelplex.runtime.inspection import Topic
+from modelplex.runtime.process_metrics import of_controller
+from modelplex.runtime.proxies import Proxies
+from modelplex.runtime.survey import CONTROLLER, Survey
 from modelplex.status import ApplicationState, ApplicationStatus, ServeStatus
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 
 log = logging.getLogger(__name__)
-
-PROXY_STARTS_MAX = 3
 
 _TAG_LETTERS = string.ascii_letters + string.digits
 
@@ -44,32 +45,27 @@ class Controller:
         self._kept = kept or NotKept()
         self._apps: dict[str, ServedApp] = {}
         self._not_built: dict[str, ApplicationStatus] = {}
-        self._proxies: ProcessSet | None = None
-        self._followers: set[Process] = set()
+        self._proxies = Proxies(engine, self)
+        self._announcements = Announcements(self._table, self._tell_here)
         self._recovering: asyncio.TimerHandle | None = None  # as long as not all is known that runs
         self._tasks: set[asyncio.Task[None]] = set()
-        directory.tell = lambda message: self.heard("controller", message)
+        self.draining: Collection[str] = ()
+        self.survey = Survey(lambda: [*self._proxies.sets, *(each.processes for each in self.deployments)])
+        self.survey.own_topics |= _own_topics(directory, lambda: self.deployments)
+        directory.tell = lambda message: self.heard(CONTROLLER, message)
+        engine.follow_machines(self._machines_are)
 
-    def start_proxies(self, options: config.HTTPOptions, listener: socket.socket, *, recover_s: float = 0.0) -> None:
-        """Serve HTTP on a listening socket, which stays open here: a proxy that is replaced loses no connection.
+    def start_proxies(
+        self, options: config.HTTPOptions, listener: socket.socket | None, *, recover_s: float = 0.0
+    ) -> None:
+        """Serve HTTP: see `Proxies.serve`."""
+        self._proxies.serve(options, listener, recover_s)
 
-        `recover_s` is how long to wait for proxies that run, and are about to register.
-        """
-
-        async def start(version: str, in_place_of: str | None) -> tuple[str, Process]:
-            tag = self.tag()
-            name = f"proxy#{tag}"
-            process = await self._engine.start_proxy(tag, options, listener)
-            self._hear(name, process)
-            process.send(self.table())
-            return name, process
-
-        self._proxies = ProcessSet("The HTTP proxy", start, lambda: None)
-        goal = Goal("proxy", options.num_proxies, failures_max=PROXY_STARTS_MAX)
-        if recover_s:
-            self._proxies.recover(goal, goal, recover_s)
-        else:
-            self._proxies.want(goal)
+    def _machines_are(self, machines: Sequence[Machine]) -> None:
+        self.draining = {machine.name for machine in machines if machine.is_draining}
+        self._proxies.machines_are(machines)
+        for deployment in self.deployments:
+            deployment.machines.follow()
 
     # Applications
 
@@ -101,9 +97,9 @@ class Controller:
     async def _begin(self, app: ServedApp) -> None:
         try:
             await app.begin()
-            self.changed()  # one without replicas, too, is to be found
-            if self._proxies is not None:
-                await asyncio.shield(self._proxies.outcome)
+            self.changed()
+            self.tell_now()  # one without replicas, too, is to be found
+            await self._proxies.ready()
         except errors.DeploymentFailedError as error:
             await app.fail(str(error))
             raise
@@ -113,6 +109,7 @@ class Controller:
             await app.stop()
             raise
         self.changed()
+        self.tell_now()
 
     async def delete(self, name: str) -> None:
         """Stop an application. Nothing happens if there is none of that name."""
@@ -122,6 +119,7 @@ class Controller:
             await app.call_off()
             app.state = ApplicationState.DELETING
             self.changed()
+            self.tell_now()
             await app.stop()
 
     def not_built(self, failures: Mapping[str, str]) -> None:
@@ -151,37 +149,29 @@ class Controller:
             if record.changing:
                 self.own(self.deploy(record.spec))
         self._recovering = asyncio.get_running_loop().call_later(wait_s, self._recovered)
-        self._directory.update(self.table())
+        self._announcements.held = True  # half a table would have callers leave the other half
+        self._directory.update(self._table())
 
     def _recovered(self) -> None:
         """All that runs has registered, or is not waited for any more."""
         if self._recovering is not None:
             self._recovering.cancel()
             self._recovering = None
-            self.changed()
+            self._announcements.held = False
+            self.tell_now()
 
     def register(self, register: messages.Register, process: Process) -> bool:
         """A process has come by itself. Answers whether it is wanted."""
-        if register.kind == "caller" or (register.kind == "proxy" and self._proxies is not None):
-            self._hear(register.name, process)
-            if self._recovering is None:
-                process.send(self.table())
-            if register.kind == "proxy" and self._proxies is not None:
-                self._proxies.adopt(register.name, "proxy", process, "")
-            else:
-                self._followers.add(process)
-                process.exited.add_done_callback(lambda _: self._followers.discard(process))
+        if register.kind == "caller" or (register.kind == "proxy" and self._proxies.is_serving):
+            self.hear(register.name, process)
+            if register.kind == "proxy":
+                self._proxies.adopt(register, process)
             return True
         app = self._apps.get(register.app_name)
         deployment = None if app is None else app.deployments.get(register.deployment)
         if deployment is not None:
             deployment.adopt(register, process)
         return deployment is not None
-
-    def _hear(self, name: str, process: Process) -> None:
-        """Listen to a proxy or a caller until it ends."""
-        process.heard = lambda message: self.heard(name, message)
-        process.exited.add_done_callback(lambda _: self.ended(name))
 
     @property
     def specs(self) -> list[AppSpec]:
@@ -195,70 +185,85 @@ class Controller:
     async def stop(self) -> None:
         """Stop taking requests, let those that run end, and end every process. What is kept of what is wanted stays."""
         self.forget()
-        if self._proxies is not None:
-            await self._proxies.stop(self._grace_s)
+        await self._proxies.stop(self.grace_s)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self.delete(name) for name in list(self._apps)))
+        self._announcements.close()
         await self._engine.close()
 
     async def kill(self) -> None:
         """End every process at once."""
-        if self._proxies is not None:
-            self._proxies.kill()
-        for deployment in self._deployments:
+        self._announcements.close()
+        self._proxies.kill()
+        for deployment in self.deployments:
             deployment.processes.kill()
         await self._engine.close()
 
-    # What others are told (deployments.Owner)
+    # What others are told (deployments.Owner, proxies.Owner)
 
     @property
-    def _deployments(self) -> Iterable[ServedDeployment]:
+    def deployments(self) -> Iterable[ServedDeployment]:
         return [deployment for app in self._apps.values() for deployment in app.deployments.values()]
 
     @property
-    def _grace_s(self) -> float:
+    def grace_s(self) -> float:
         """How long what runs anywhere may take to end."""
-        return max((d.spec.config.graceful_shutdown_timeout_s for d in self._deployments), default=0.0)
+        return max((d.spec.config.graceful_shutdown_timeout_s for d in self.deployments), default=0.0)
+
+    @property
+    def used_machines(self) -> set[str]:
+        """Those that have a replica."""
+        return {machine for deployment in self.deployments for machine in deployment.machines.used}
 
     def tag(self) -> str:
         return "".join(secrets.choice(_TAG_LETTERS) for _ in range(6))
 
-    def table(self) -> messages.Table:
+    def _table(self) -> messages.Table:
         served = [app.served for app in self._apps.values()]
-        apps = [messages.AppInfo(spec.name, spec.route_prefix, spec.ingress) for spec in served]
-        return messages.Table(apps, [deployment.info() for deployment in self._deployments])
+        apps = [messages.AppInfo(spec.name, spec.route_prefix, spec.ingress, spec.protocols) for spec in served]
+        return messages.Table(apps, [deployment.info() for deployment in self.deployments])
+
+    def joined(self, process: Process) -> None:
+        self._announcements.join(process)
 
     def changed(self) -> None:
-        if self._recovering is not None:
-            if all(len(deployment.processes.running) >= deployment.count for deployment in self._deployments):
-                self._recovered()
-            return  # half a table would have callers leave the other half
-        table = self.table()
+        if self._recovering is None:
+            self._announcements.changed()
+        elif all(len(deployment.processes.running) >= deployment.count for deployment in self.deployments):
+            self._recovered()
+
+    def tell_now(self) -> None:
+        self._announcements.tell_now()
+
+    def _tell_here(self, table: messages.Table) -> None:
+        """Others are about to be told of this."""
         self._directory.update(table)
-        if self._proxies is not None:
-            self._proxies.send(table)
-        for deployment in self._deployments:
-            deployment.processes.send(table)
-        for follower in self._followers:
-            follower.send(table)
+        self._proxies.look_again()
         self._save()
+
+    def hear(self, name: str, process: Process) -> None:
+        """Listen to a proxy or a caller until it ends."""
+        process.heard = lambda message: self.heard(name, message)
+        process.exited.add_done_callback(lambda _: self.ended(name))
+        self.joined(process)
 
     def heard(self, name: str, message: Message) -> None:
         """A proxy or a caller has said something, or a replica what is not about itself."""
-        if isinstance(message, messages.Leaving) and self._proxies is not None:
-            self._proxies.grace_s = self._grace_s
-            self._proxies.replace(name, "is to stop")
-        if isinstance(message, messages.Waiting):
-            app = self._apps.get(message.app_name)
-            deployment = None if app is None else app.deployments.get(message.deployment)
-            if deployment is not None:
-                deployment.waiting(name, message.count)
+        match message:
+            case messages.Leaving():
+                self._proxies.replace(name, "is to stop")
+            case messages.Done():
+                self.survey.answered(message)
+            case messages.Waiting(app_name, deployment, count):
+                if app_name in self._apps and (found := self._apps[app_name].deployments.get(deployment)) is not None:
+                    found.waiting(name, count)
 
     def ended(self, name: str) -> None:
-        for deployment in self._deployments:
+        self.survey.gone(name)
+        for deployment in self.deployments:
             deployment.source_gone(name)
 
     def _save(self) -> None:
@@ -269,8 +274,20 @@ class Controller:
             log.error("What is wanted could not be written, and would be lost with this controller: %s", error)
 
     def status(self) -> ServeStatus:
-        proxies = {} if self._proxies is None else dict.fromkeys(self._proxies.running, "HEALTHY")
-        return ServeStatus(proxies, self._not_built | {name: app.status() for name, app in self._apps.items()})
+        apps = self._not_built | {name: app.status() for name, app in self._apps.items()}
+        urls = self._proxies.addresses
+        address = next(iter(urls.values()), "")
+        proxies = dict.fromkeys(urls, "HEALTHY")
+        return ServeStatus(proxies, apps, address, proxy_addresses=urls, proxy_failures=self._proxies.failures)
+
+
+def _own_topics(directory: Directory, deployments: Callable[[], Iterable[ServedDeployment]]) -> dict[str, Topic]:
+    """What the controller's process answers of itself."""
+    directory.decisions.process = CONTROLLER
+    return {
+        "decisions": directory.decisions.answer,
+        "metrics": lambda _: of_controller(CONTROLLER, deployments(), directory),
+    }
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, Protocol
 
 from modelplex import config, errors
 from modelplex.core.replica_load import stop_order
 from modelplex.core.rollout import Goal
+from modelplex.core.tenant_lines import LineLimits
 from modelplex.runtime import own_router
 from modelplex.runtime.app_spec import DeploymentSpec, Environment
 from modelplex.runtime.engine import Engine, Process
@@ -16,6 +17,7 @@ from modelplex.runtime.health import HealthWatch
 from modelplex.runtime.process_set import ProcessSet
 from modelplex.runtime.questions import Questions
 from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_machines import ReplicaMachines
 from modelplex.runtime.replica_reports import ReplicaReports
 from modelplex.runtime.scaling import Scaling
 from modelplex.runtime.user_configs import UserConfigs
@@ -32,11 +34,18 @@ STARTS_PER_REPLICA = 3
 class Owner(Protocol):
     """Whoever runs the deployment."""
 
-    def changed(self) -> None:
-        """Its replicas, or its options, are others now."""
+    @property
+    def draining(self) -> Collection[str]:
+        """The machines that are to be gone soon."""
 
-    def table(self) -> messages.Table:
-        """What a process is told when it starts."""
+    def changed(self) -> None:
+        """Its replicas, or its options, are others now. Others are told so soon."""
+
+    def tell_now(self) -> None:
+        """Tell others of all changes up to now, before something ends."""
+
+    def joined(self, process: Process) -> None:
+        """This process is to be told of them, too."""
 
     def tag(self) -> str:
         """A part of a name that no other process has."""
@@ -65,6 +74,7 @@ class ServedDeployment:
     Attributes:
         rolled_back: why the version that was wanted last is not the one that runs; empty if it is.
         processes: its replicas.
+        machines: where those are.
     """
 
     def __init__(
@@ -87,7 +97,8 @@ class ServedDeployment:
         self._reports = ReplicaReports()
         self._checks_health: set[str] = set()
         self._updates = 0
-        self.processes = ProcessSet(self._title, self._start, self._changed, stop_order=self._stop_order)
+        self.processes = ProcessSet(self._title, self._start, self._changed, 0.0, self._stop_order, owner.tell_now)
+        self.machines = ReplicaMachines(self.processes, lambda: owner.draining)
         self._questions = Questions(self.processes.tell)
         self._user_configs = UserConfigs(self._title, self._questions)
         self._health = HealthWatch(lambda name: self._questions.ask(name, messages.CheckHealth), self.processes.unwell)
@@ -195,7 +206,8 @@ class ServedDeployment:
         await self._user_configs.give(self._of_version(spec), spec.config.user_config)
 
     def _of_version(self, spec: DeploymentSpec) -> list[str]:
-        return [n for n in self.processes.running if self.processes.version_of(n) == spec.process_version]
+        version = spec.process_version  # of many, all of the same
+        return [name for name in self.processes.running if self.processes.version_of(name) == version]
 
     async def _catch_up(self, name: str) -> None:
         """Give a replica the `user_config` that has been changed while it started."""
@@ -216,12 +228,12 @@ class ServedDeployment:
         self._user_configs.started(name, spec.config.user_config)
         process = await self._engine.start_replica(replica)
         self._hear(name, process)
-        process.send(self._owner.table())
         return name, process
 
     def _hear(self, name: str, process: Process) -> None:
         process.heard = lambda message: self._heard(name, message)
         process.exited.add_done_callback(lambda _: self._owner.ended(name))
+        self._owner.joined(process)
 
     def _changed(self) -> None:
         running = self.processes.running
@@ -235,6 +247,7 @@ class ServedDeployment:
             if not self._user_configs.has(name, self.spec.config.user_config):
                 self._owner.own(self._catch_up(name))
         self._health.follow(self._checks_health & running.keys(), self.spec.config)
+        self.machines.follow()
         self._owner.changed()
 
     def _heard(self, name: str, message: Message) -> None:
@@ -245,6 +258,7 @@ class ServedDeployment:
                 self.processes.replace(name, "is to stop")
             case messages.Done():
                 self._questions.answered(message)
+                self._owner.heard(name, message)  # who has asked for it is known by its number
             case messages.Load():
                 load = self._reports.loaded(name, message, self._loop.time())
                 if load is not None and self._scaling is not None:
@@ -274,28 +288,46 @@ class ServedDeployment:
 
     def info(self) -> messages.DeploymentInfo:
         options = self.spec.config
-        comes_from_zero = options.scaling is not None and options.scaling.min_replicas == 0
         return messages.DeploymentInfo(
-            app_name=self.app_name,
-            name=options.name,
+            self.app_name,
+            options.name,
             max_queued_requests=options.max_queued_requests,
             replicas=[messages.ReplicaInfo(*running) for running in self.processes.running.items()],
             retry_lost_requests=options.retry_lost_requests,
             backpressure_status=options.backpressure.status_code,
             backpressure_retry_after_s=options.backpressure.retry_after_s,
-            no_replica_wait_s=config.FROM_ZERO_WAIT_S if comes_from_zero else config.NO_REPLICA_WAIT_S,
+            no_replica_wait_s=_no_replica_wait_s(options),
+            tenants=_tenant_lines(options),
             own_router=own_router.packed(self._title, *self._versions[self.spec.process_version]),
         )
 
     def status(self) -> DeploymentStatus:
         running, wanted = len(self.processes.running), self.processes.count
-        message = self.processes.message or self.rolled_back
+        message = self.processes.message or self.processes.waits_for or self.rolled_back
         state = DeploymentState.HEALTHY if running >= wanted else DeploymentState.UPDATING
         if self.processes.message:
             state = DeploymentState.UNHEALTHY
         # While one is replaced, there is one more than are wanted.
         states = {"RUNNING": running, "STARTING": max(0, wanted - running)}
         return DeploymentStatus(state, {k: v for k, v in states.items() if v}, message, self._reports.leaks)
+
+
+def _no_replica_wait_s(options: config.DeploymentConfig) -> float:
+    comes_from_zero = options.scaling is not None and options.scaling.min_replicas == 0
+    return config.FROM_ZERO_WAIT_S if comes_from_zero else config.NO_REPLICA_WAIT_S
+
+
+def _tenant_lines(options: config.DeploymentConfig) -> dict[str, LineLimits] | None:
+    """What routers have to know of the deployment's tenants."""
+    if not options.tenants:
+        return None
+    lines = {}
+    for name, given in options.tenants.items():
+        assert isinstance(given, config.TenantConfig)
+        queued_max = given.max_queued_requests
+        queued_max = options.max_queued_requests if queued_max is None else queued_max
+        lines[name] = LineLimits(queued_max, given.request_share)
+    return lines
 
 
 def _takes_config(before: DeploymentSpec, after: DeploymentSpec) -> bool:

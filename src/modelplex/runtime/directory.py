@@ -2,12 +2,13 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from modelplex import errors
+from modelplex import errors, tracing
 from modelplex.context import Call
+from modelplex.observe.decisions import Decisions
 from modelplex.runtime import payload
 from modelplex.runtime.link import Connect
 from modelplex.runtime.router import DeploymentRouter, Exchange
@@ -21,15 +22,26 @@ TELL_WAITING_S = 0.5
 
 
 class Directory:
-    """Follows the table. It is the process's `context.Caller`, too."""
+    """Follows the table. It is the process's `context.Caller`, too.
 
-    def __init__(self, connect: Connect) -> None:
+    Args:
+        connect: opens links to replicas.
+        machine: the machine that this process is on; empty if it has no name.
+
+    Attributes:
+        decisions: what the process has decided of late.
+    """
+
+    def __init__(self, connect: Connect, machine: str = "") -> None:
         self.loop = asyncio.get_running_loop()
+        tracing.start()
         self._connect = connect
+        self._machine = machine
         self._deployments: dict[tuple[str, str], DeploymentInfo] = {}
         self._routers: dict[tuple[str, str], DeploymentRouter] = {}
         self._draining: dict[DeploymentRouter, asyncio.Task[None]] = {}
         self.apps: list[AppInfo] = []
+        self.decisions = Decisions()
         self._telling: asyncio.TimerHandle | None = None
         self._told: dict[tuple[str, str], int] = {}  # how many requests wait for each deployment
         self.tell: Callable[[Message], None] = lambda message: None  # whoever is to know how many requests wait
@@ -45,6 +57,11 @@ class Directory:
             self._draining[router].add_done_callback(functools.partial(self._drained, router))
         for key, router in self._routers.items():
             router.follow(self._deployments[key])
+
+    @property
+    def routers(self) -> Iterable[DeploymentRouter]:
+        """Those to deployments that this process has called, and that are there."""
+        return self._routers.values()
 
     def _drained(self, router: DeploymentRouter, task: asyncio.Task[None]) -> None:
         del self._draining[router]
@@ -65,7 +82,7 @@ class Directory:
                 raise errors.DeploymentUnavailableError(
                     f"There is no deployment {deployment} in application {app_name}."
                 )
-            self._routers[key] = DeploymentRouter(info, self._connect)
+            self._routers[key] = DeploymentRouter(info, self._connect, self._machine, self.decisions)
             self._routers[key].on_wait = self._waits
             self._routers[key].follow(info)
         return self._routers[key]
@@ -199,6 +216,8 @@ def _begin(call: Call) -> Begin:
         model_id=call.model_id,
         more=False,
         max_cold_wait_s=call.max_cold_wait_s,
+        trace=call.trace,
+        tenant=call.tenant,
     )
 
 

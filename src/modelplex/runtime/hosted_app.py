@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match
 
 from modelplex import errors
 from modelplex.ingress import Ingress, ingress_of
@@ -35,6 +36,11 @@ class HostedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"] = self._state.copy()
         await self._app(scope, receive, send)
+
+    def has_page(self, scope: Scope) -> bool:
+        """Whether one of its routes answers this request, as far as it can be asked which it has."""
+        routes = getattr(self._app, "routes", None)
+        return routes is None or any(route.matches(scope)[0] is Match.FULL for route in routes)
 
     async def start(self) -> None:
         """Raises `DeploymentFailedError` with what the app says if it fails to start."""
@@ -119,7 +125,7 @@ async def _answer_error(connection: HTTPConnection, error: Exception) -> Respons
     assert isinstance(error, errors.ModelplexError)
     if connection.scope["type"] != "http" or type(error) is errors.UserCodeError:
         raise error  # the proxy knows what to say
-    log.warning("%s %s failed: %s", connection.scope["method"], connection.scope["path"], error)
+    log.warning("%s %r failed: %s", connection.scope["method"], connection.scope["path"], error)
     wait_s = error.retry_after_s
     headers = {} if wait_s is None else {"retry-after": str(max(1, math.ceil(wait_s)))}
     return PlainTextResponse(str(error), error.status, headers)

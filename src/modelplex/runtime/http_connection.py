@@ -12,6 +12,7 @@ from modelplex.runtime.answers import Headers
 from modelplex.runtime.http_exchange import HTTPExchange as HTTPExchange
 from modelplex.runtime.http_exchange import Output
 from modelplex.runtime.http_parser import Refusal, RequestParser
+from modelplex.runtime.http_patience import Awaited, Patience
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ PIPELINED_MAX = 16  # requests that wait, before a connection is read no further
 # A client that has just had an answer may send its next request before it hears that the connection is closed, and that
 # request would be lost: an idle connection is closed so much later, or with the answer to that request.
 LINGER_S = 0.5
+
+_BODY_TOO_SLOW: Refusal = 408, b"The request's body comes too slowly."
 
 _TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 
@@ -58,13 +61,16 @@ class HTTPConnection(asyncio.Protocol):
     Args:
         application: what answers them.
         owner: told when the connection has opened and closed.
-        keep_alive_timeout_s: for the client to send the next request, and for a request's head to be complete.
+        keep_alive_timeout_s: for the client to send the next request.
+        body_timeout_s: for each KiB of a body.
     """
 
-    def __init__(self, application: Application, owner: Owner, keep_alive_timeout_s: float) -> None:
+    def __init__(
+        self, application: Application, owner: Owner, keep_alive_timeout_s: float, body_timeout_s: float = 60.0
+    ) -> None:
         self._application = application
         self._owner = owner
-        self._timeout_s = keep_alive_timeout_s
+        self._timeouts_s = keep_alive_timeout_s, body_timeout_s
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser(self)
         self._deaf = False  # no further request is taken
@@ -76,7 +82,6 @@ class HTTPConnection(asyncio.Protocol):
         self._unread_bytes = 0
         self._dropped_bytes = 0
         self._paused = False
-        self._waiting_since = 0.0  # for a request, or for the rest of a head
         self._upgraded: Upgraded | None = None
         self.stopping = False
 
@@ -88,12 +93,11 @@ class HTTPConnection(asyncio.Protocol):
         self.scheme: Literal["http", "https"] = "https" if transport.get_extra_info("ssl_object") else "http"
         self.client = _address(transport, "peername")
         self.server = _address(transport, "sockname")
-        self._waiting_since = self._loop.time()
-        self._timer = self._loop.call_later(self._timeout_s, self._check_time)
+        self.patience = Patience(self, *self._timeouts_s)
         self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
+        self.patience.close()
         self._owner.closed(self)
         self._lose()
 
@@ -114,7 +118,9 @@ class HTTPConnection(asyncio.Protocol):
         if refusal is not None:
             self._refuse(refusal)
         elif self._parser.unframed_bytes == len(data) and self._receiving is None:
-            self._waiting_since = self._loop.time()  # a head has begun
+            self.patience.begin()  # a head has begun
+        if self._receiving is not None:
+            self.patience.part_received(self._receiving)
         if self._running is None:
             self._serve()
         if self._unread_bytes > UNREAD_BYTES_MAX or len(self._queue) >= PIPELINED_MAX:
@@ -138,6 +144,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         exchange.parts.append(data)
         self._unread_bytes += len(data)
+        self.patience.body_received(len(data))
         if exchange.arrived is not None:
             exchange.arrived.set()
 
@@ -164,7 +171,7 @@ class HTTPConnection(asyncio.Protocol):
     def answered(self, exchange: HTTPExchange) -> None:
         self._running = None
         exchange.on_lost = None  # which often knows the exchange: a circle, for the garbage collection to find
-        self._waiting_since = self._loop.time()
+        self.patience.begin()
         if exchange.parts:
             exchange.take()
         if exchange.arrived is not None:
@@ -197,7 +204,10 @@ class HTTPConnection(asyncio.Protocol):
         self._deaf = True
         self._transport.abort()
 
-    # Its own
+    def refuse(self, status: int, text: bytes) -> None:
+        """Answer this whatever comes, and close."""
+        self._refuse((status, text))
+        self._serve()
 
     def stop(self) -> None:
         """Close the connection when the request that runs has been answered, or the next one if it is on its way."""
@@ -238,7 +248,8 @@ class HTTPConnection(asyncio.Protocol):
                     exchange.respond(500, _TEXT, b"Internal Server Error")
         self._serving = False
         if self._running is None and self._refusal is not None:
-            self._answer_refused()
+            refusal, self._refusal = self._refusal, None
+            _answer_refused(self, refusal)
 
     def _refuse(self, refusal: Refusal) -> None:
         """What comes is no request, or no body of one: nothing that follows can be told apart."""
@@ -258,12 +269,6 @@ class HTTPConnection(asyncio.Protocol):
             elif exchange is not None:
                 self._queue.pop()
 
-    def _answer_refused(self) -> None:
-        assert self._refusal is not None
-        (status, text), self._refusal = self._refusal, None
-        exchange = HTTPExchange(self, "", b"*", "1.1", [], keep_alive=False)
-        exchange.respond(status, _TEXT, text)
-
     def _pace(self) -> None:
         """Read on, or no further, by what is kept of what was read."""
         full = self._unread_bytes > UNREAD_BYTES_MAX or len(self._queue) >= PIPELINED_MAX
@@ -272,20 +277,18 @@ class HTTPConnection(asyncio.Protocol):
             if full:
                 self._transport.pause_reading()
             else:
+                self.patience.begin_body()
                 self._transport.resume_reading()
 
-    def _check_time(self) -> None:
-        """One timer for all of the connection's life: it finds out when it would have had to go off, and waits on."""
-        now = self._loop.time()
-        if self.output.is_stalled(now):
-            self._transport.abort()
-        due = now + self._timeout_s
-        if self._running is None and not self._transport.is_closing():
-            due = self._waiting_since + self._timeout_s
-            if due <= now:
-                self._close()
-                due = now + self._timeout_s
-        self._timer = self._loop.call_at(due, self._check_time)
+    @property
+    def awaits(self) -> Awaited:
+        return _awaited(self)
+
+    def time_is_up(self, awaited: Awaited) -> None:
+        if awaited is Awaited.BODY:
+            self.refuse(*_BODY_TOO_SLOW)
+        else:
+            self._close()
 
     def _close(self) -> None:
         """End the connection when all that was written has been taken."""
@@ -300,6 +303,21 @@ class HTTPConnection(asyncio.Protocol):
         self.output.resume()
         if running is not None:
             running.lose()
+
+
+def _answer_refused(connection: HTTPConnection, refusal: Refusal) -> None:
+    exchange = HTTPExchange(connection, "", b"*", "1.1", [], keep_alive=False)
+    exchange.respond(refusal[0], _TEXT, refusal[1])
+
+
+def _awaited(connection: HTTPConnection) -> Awaited:
+    running, receiving = connection._running, connection._receiving
+    if connection._upgraded is not None or connection._transport.is_closing():
+        return Awaited.NOTHING
+    if running is None:
+        return Awaited.HEAD if connection._parser.unframed_bytes and receiving is None else Awaited.REQUEST
+    is_partial = running is receiving and not running.begun and not connection._paused
+    return Awaited.BODY if is_partial and not running.expects_continue else Awaited.NOTHING
 
 
 def _address(transport: asyncio.BaseTransport, name: str) -> Address:

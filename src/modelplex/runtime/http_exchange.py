@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import httptools
 
 from modelplex.runtime.answers import Headers
+from modelplex.runtime.meters import Counts
 
 if TYPE_CHECKING:
     from modelplex.runtime.http_connection import HTTPConnection
@@ -30,6 +31,9 @@ _STATUS_LINES = {n: f"HTTP/1.1 {n} {_REASONS.get(n, '')}".encode() for n in rang
 # Headers of an answer that mean something to this module; those that only the connection can know the value of.
 _CONNECTION = frozenset([b"connection", b"transfer-encoding", b"keep-alive"])
 _OWN = _CONNECTION | {b"content-length", b"date"}
+
+# Answers of this process to what never became a request, by status: what cannot be read, connections that are too many.
+refusals = Counts()
 
 
 class _Date:
@@ -105,10 +109,16 @@ class HTTPExchange:
         client, server: host and port of the two ends; None over a Unix socket.
         lost: the client has left, or the connection was broken off; nothing that is written goes anywhere.
         on_lost: called once if the client leaves before the answer has ended; the application sets it.
+        on_ended: called once when the answer has ended or cannot be sent any more, then `lost`; likewise.
+        status: of the answer; 0 until it has begun.
+        trace: what follows from it is a part of (`tracing.Tracing`); empty if nothing is traced.
+        app_name, began: whose it is, and the time of `perf_counter` when it was passed on, for those who count.
     """
 
     __slots__ = (
+        "app_name",
         "arrived",
+        "began",
         "begun",
         "body",
         "client",
@@ -123,6 +133,7 @@ class HTTPExchange:
         "lost",
         "method",
         "more",
+        "on_ended",
         "on_lost",
         "parts",
         "path",
@@ -130,6 +141,8 @@ class HTTPExchange:
         "raw_path",
         "scheme",
         "server",
+        "status",
+        "trace",
     )
 
     def __init__(
@@ -147,6 +160,8 @@ class HTTPExchange:
         self.more = True
         self.lost = False
         self.on_lost: Callable[[], None] | None = None
+        self.on_ended: Callable[[HTTPExchange], None] | None = None
+        self.status, self.app_name, self.began, self.trace = 0, "", 0.0, ""
         self.keep_alive = keep_alive
         self.expects_continue = False
         self.parts: list[bytes] = []  # of the body, which nobody has read
@@ -154,6 +169,13 @@ class HTTPExchange:
         self.arrived: asyncio.Event | None = None
         self.begun = self.ended = False
         self.left = 0
+
+    @property
+    def outcome(self) -> int:
+        """The status of an answer that was given whole, 101 for what became a WebSocket; 0 for what was broken off."""
+        if self.ended:
+            return self.status
+        return 101 if self.begun and not self.status else 0
 
     async def read(self) -> tuple[bytes, bool]:
         """More of the body, and whether more will come after it; possibly no bytes.
@@ -204,7 +226,7 @@ class HTTPExchange:
         if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * len(headers) + 2:
             raise ValueError("A header of the answer has a line break or a NUL in it.")
         framing = self._frame(status, length, len(body), more)
-        self.begun = True
+        self.begun, self.status = True, status
         if self.expects_continue or self.connection.stopping:
             # A client that was not told to go on may send its body or not: what follows could be either.
             self.keep_alive = False
@@ -249,6 +271,7 @@ class HTTPExchange:
             if self.left < 0 or (self.left and not more):
                 log.error("The answer to %s %r has a body of another size than it says.", self.method, self.path)
                 self.connection.break_off(self)
+                self._end()
                 return
         elif self.left == _CHUNKED:
             if data:
@@ -260,7 +283,15 @@ class HTTPExchange:
         self.connection.output.send(head, data, tail)
         if not more:
             self.ended = True
+            self._end()
             self.connection.answered(self)
+
+    def _end(self) -> None:
+        on_ended, self.on_ended = self.on_ended, None
+        if on_ended is not None:
+            on_ended(self)
+        elif not self.method:
+            refusals.add(self.status)
 
     async def drain(self) -> None:
         """Return when the client has taken enough for more to be written, or has left."""
@@ -272,6 +303,7 @@ class HTTPExchange:
         if not self.lost and not self.ended:
             self.on_lost = None
             self.connection.break_off(self)
+            self._end()
 
     def lose(self) -> None:
         """Nothing more can be read or written; tell whoever waits for it."""
@@ -281,6 +313,7 @@ class HTTPExchange:
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
             on_lost()
+        self._end()
 
 
 def _split(target: bytes) -> tuple[str, bytes, bytes]:

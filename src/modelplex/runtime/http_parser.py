@@ -11,11 +11,14 @@ log = logging.getLogger(__name__)
 
 # Of the request line and the headers together; also of what frames a body's parts, and of trailers.
 HEAD_BYTES_MAX = 64 * 2**10
+HEADERS_MAX = 128  # apache has 100
+TARGET_BYTES_MAX = 16 * 2**10
 
 # A status, and the text that goes with it.
 Refusal = tuple[int, bytes]
 MALFORMED: Refusal = 400, b"Invalid HTTP request received."
 HEAD_TOO_LARGE: Refusal = 431, b"The request's headers are too large."
+TARGET_TOO_LONG: Refusal = 414, b"The request's URL is too long."
 
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection")
 
@@ -46,7 +49,7 @@ class RequestParser:
         self._target = b""
         self._headers: Headers = []
         self._framing: Headers | None = None  # of a request that asks for an upgrade
-        self._is_too_large = False
+        self._too_large: Refusal | None = None
         self.unframed_bytes = 0
 
     def feed(self, data: bytes) -> Refusal | None:
@@ -80,15 +83,22 @@ class RequestParser:
     def _refusal(self, error: httptools.HttpParserError) -> Refusal:
         if not isinstance(error.__context__, httptools.HttpParserError | None):
             log.error("A request could not be parsed.", exc_info=error)  # by a fault of ours
-        return HEAD_TOO_LARGE if self._is_too_large else MALFORMED
+        return self._too_large or MALFORMED
 
     # Called by llhttp
 
     def on_url(self, part: bytes) -> None:
         self._target += part
+        if len(self._target) > TARGET_BYTES_MAX:
+            self._too_large = TARGET_TOO_LONG
+            raise httptools.HttpParserError
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        headers = self._headers
+        headers.append((name.lower(), value))
+        if len(headers) > HEADERS_MAX:
+            self._too_large = HEAD_TOO_LARGE
+            raise httptools.HttpParserError
 
     def on_headers_complete(self) -> None:
         headers, target = self._headers, self._target
@@ -99,15 +109,23 @@ class RequestParser:
         if self.unframed_bytes > HEAD_BYTES_MAX:
             # As much came at once: perhaps of the requests before, or of the body.
             size_bytes = len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
-            self._is_too_large = size_bytes > HEAD_BYTES_MAX
+            self._too_large = HEAD_TOO_LARGE if size_bytes > HEAD_BYTES_MAX else None
         self.unframed_bytes = 0
         parser = self._parser
         method = parser.get_method().decode()
         version = parser.get_http_version()
-        if self._is_too_large or method == "CONNECT" or not target.isascii():
+        if self._too_large or method == "CONNECT" or not target.isascii():
             raise httptools.HttpParserError
         if version != "1.1" and (version != "1.0" or any(name == b"transfer-encoding" for name, _ in headers)):
             raise httptools.HttpParserError  # HTTP/1.0 has no chunks
+        host: bytes | None = None
+        for name, value in headers:
+            if name == b"host":
+                if host is not None:
+                    raise httptools.HttpParserError  # a server in front may have read the other one
+                host = value
+        if host is not None and not target.startswith(b"/") and not _is_for(host, target):
+            raise httptools.HttpParserError  # likewise
         if parser.should_upgrade():
             self._framing = [header for header in headers if header[0] in _FRAMING]
         self._receiver.request_begun(method, target, version, headers, parser.should_keep_alive())
@@ -123,3 +141,9 @@ class RequestParser:
         if self._headers:
             self._headers = []  # trailers
         self._receiver.request_complete()
+
+
+def _is_for(host: bytes, target: bytes) -> bool:
+    """Whether a target that is a whole URL, or "*", is the host's that the header names."""
+    _, separator, rest = target.partition(b"://")
+    return not separator or rest[: len(host) + 1].lower() in (host.lower() + end for end in (b"", b"/", b"?", b"#"))

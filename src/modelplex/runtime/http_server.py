@@ -6,6 +6,7 @@ import ssl
 
 from modelplex.config import HTTPOptions
 from modelplex.runtime.http_connection import Application, HTTPConnection
+from modelplex.runtime.http_crowd import Crowd, connections_max
 
 # Clients that the system lets wait to be accepted; it may allow fewer (net.core.somaxconn).
 BACKLOG = 2048
@@ -13,6 +14,8 @@ BACKLOG = 2048
 # A client that has connected has so long to agree on how to encrypt, and a connection to end in good order.
 HANDSHAKE_TIMEOUT_S = 10.0
 TLS_SHUTDOWN_TIMEOUT_S = 5.0
+
+FULL = 503, b"There are too many connections."
 
 # What connections may take to go that were broken off.
 ABORT_TIMEOUT_S = 1.0
@@ -23,7 +26,7 @@ class HTTPServer:
 
     Args:
         application: called once for each request.
-        options: `keep_alive_timeout_s` is used here; the address is the listener's.
+        options: those of connections are used here; the address is the listener's.
         tls: how connections are encrypted; they are not unless given.
     """
 
@@ -32,10 +35,16 @@ class HTTPServer:
         self._options = options
         self._tls = tls
         self._connections: set[HTTPConnection] = set()
+        self._crowd = Crowd(connections_max(options.max_connections), options.max_connections_per_address)
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self._stopping = False
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from here on. The socket is closed by `stop`."""
@@ -49,7 +58,8 @@ class HTTPServer:
         )
 
     def _connection(self) -> HTTPConnection:
-        return HTTPConnection(self._application, self, self._options.keep_alive_timeout_s)
+        options = self._options
+        return HTTPConnection(self._application, self, options.keep_alive_timeout_s, options.body_timeout_s)
 
     async def stop(self, timeout_s: float) -> None:
         """Accept no more, close idle connections, and wait so long for running answers before breaking them off.
@@ -79,10 +89,13 @@ class HTTPServer:
     def opened(self, connection: HTTPConnection) -> None:
         self._connections.add(connection)
         self._empty.clear()
-        if self._stopping:
+        if not self._crowd.add(connection):
+            connection.refuse(*FULL)
+        elif self._stopping:
             connection.stop()
 
     def closed(self, connection: HTTPConnection) -> None:
         self._connections.discard(connection)
+        self._crowd.discard(connection)
         if not self._connections:
             self._empty.set()

@@ -1,6 +1,7 @@
 """One connection between two processes, as messages; and its stand-in inside of one process."""
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
@@ -25,7 +26,15 @@ class Receiver(Protocol):
 
 
 class Link(Protocol):
-    """Sends messages, in order, to the other end."""
+    """Sends messages, in order, to the other end.
+
+    Attributes:
+        is_remote: whether it goes over TCP, to a process that connects on for others (`messages.Relay`).
+        is_cut: when it is lost, whether by the network, so that the process at the other end may well live.
+    """
+
+    is_remote: bool
+    is_cut: bool
 
     def send(self, message: Message, body: bytes | memoryview = b"") -> None:
         """Send, or do nothing if the link is gone: its receiver is told so by `lost`."""
@@ -34,6 +43,17 @@ class Link(Protocol):
         """Return when all that was sent has left this process, or after the time-out."""
 
     def close(self) -> None: ...
+
+
+# What a socket's error says if the network does not lead to the other machine. A process that ends is heard of.
+CUT_ERRNOS = frozenset(
+    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET}
+)
+
+
+def is_cut(error: BaseException | None) -> bool:
+    """Whether this error is the network's."""
+    return isinstance(error, OSError) and error.errno in CUT_ERRNOS
 
 
 # Opens a link to a replica's address.
@@ -49,9 +69,12 @@ class SocketLink(asyncio.Protocol):
     Args:
         receiver: told of what comes.
         together_s: what counts as a pause. Where nothing ever blocks the event loop, `math.inf` saves most.
+        is_remote: see `Link`.
     """
 
-    def __init__(self, receiver: Receiver, together_s: float = TOGETHER_S) -> None:
+    def __init__(self, receiver: Receiver, together_s: float = TOGETHER_S, *, is_remote: bool = False) -> None:
+        self.is_remote = is_remote
+        self.is_cut = False
         self._together_s = together_s
         self._receiver = receiver
         self._reader = framing.FrameReader()
@@ -99,6 +122,12 @@ class SocketLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def cut(self) -> None:
+        """The other machine has not answered for so long that the network must be cut."""
+        self.is_cut = True
+        if self._transport is not None:
+            self._transport.abort()
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,6 +145,7 @@ class SocketLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._unwritten.clear()
+        self.is_cut = self.is_cut or is_cut(exc)
         self._receiver.lost(self)
 
 
@@ -123,6 +153,7 @@ class MemoryLink:
     """One end of a link whose ends are in the same process, on the same event loop."""
 
     def __init__(self, receiver: Receiver) -> None:
+        self.is_remote = self.is_cut = False
         self._receiver = receiver
         self._peer: MemoryLink | None = None
         self._is_lost = False

@@ -1,11 +1,17 @@
 """All the model caches of a replica: found by loader, and together as routers see them."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from modelplex import errors
 from modelplex.config import UNLIMITED
 from modelplex.multiplex import Loader
 from modelplex.runtime.models import ModelHost
+from modelplex.wire.messages import Prefetch
+
+# Models with files on the disk that routers are told of when they come.
+ON_DISK_MAX = 1000
 
 
 class ModelHosts:
@@ -20,6 +26,7 @@ class ModelHosts:
     def __init__(self, make: Callable[[Loader, object], ModelHost]) -> None:
         self._make = make
         self._hosts: dict[tuple[Loader, int], ModelHost] = {}
+        self._on_disk: OrderedDict[str, None] = OrderedDict()
         self._sole: ModelHost | None = None  # the one that there is, if there is just one; it is asked on every request
 
     def get(self, loader: Loader, owner: object) -> ModelHost:
@@ -30,6 +37,24 @@ class ModelHosts:
             host = self._hosts[key] = self._make(loader, owner)
             self._sole = host if len(self._hosts) == 1 else None
         return host
+
+    def __iter__(self) -> Iterator[ModelHost]:
+        """Those of the deployment's own methods, and functions that were ever asked for a model; or all there are."""
+        shown = [host for (_, owner), host in self._hosts.items() if host.used or owner != id(None)]
+        return iter(shown or self._hosts.values())
+
+    def named(self, loader: str = "") -> ModelHost:
+        """The host of a loader; without a name, of the only one that is a method of the deployment, or the only one.
+
+        Raises `ModelNotFoundError` if there is none such.
+        """
+        found = [host for host in self._hosts.values() if loader in ("", host.name)]
+        if len(found) > 1:
+            found = [host for (_, owner), host in self._hosts.items() if owner != id(None) and host in found]
+        if len(found) != 1:
+            names = ", ".join(sorted(host.name for host in self._hosts.values())) or "none"
+            raise errors.ModelNotFoundError(f"There is not one loader {loader!r} that is meant; there are: {names}.")
+        return found[0]
 
     async def start(self) -> None:
         await asyncio.gather(*(host.start() for host in self._hosts.values()))
@@ -48,11 +73,30 @@ class ModelHosts:
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
-    def prefetch(self, model_id: str) -> None:
-        """Have the model loaded. Of several loaders, nobody but a request could say which; then nothing happens."""
-        hosts = self._in_use
-        if len(hosts) == 1:
-            hosts[0].prefetch(model_id)
+    def prefetch(self, asked: Prefetch, promised: Collection[str]) -> bool:
+        """Have a model loaded. False if it will not be, and that is to be said.
+
+        Of several loaders, nobody but a request could say which; then nothing happens. Nor does it if its load would
+        cost what it is not worth, since there is no room besides that which is `promised` to other models.
+        """
+        model_id, hosts, room = asked.model_id, self.in_use, self.room
+        if asked.worth_s is not None and not self.knows(model_id) and model_id not in promised:
+            is_full = room is not None and room <= len(promised)
+            if is_full and self.harm_s >= asked.worth_s:
+                return False
+        if len(hosts) != 1:
+            return asked.worth_s is None
+        hosts[0].prefetch(model_id, asked.share, asked.tenant, ahead=asked.worth_s is not None)
+        return True
+
+    def fetched(self, model_id: str, fetch_s: float | None) -> None:
+        """If the model was fetched, for however short a time, its file is on this machine's disk."""
+        if fetch_s is None:
+            return
+        self._on_disk[model_id] = None
+        self._on_disk.move_to_end(model_id)
+        if len(self._on_disk) > ON_DISK_MAX:
+            self._on_disk.popitem(last=False)
 
     # What the controller is told
 
@@ -75,6 +119,11 @@ class ModelHosts:
     # What routers are told
 
     @property
+    def on_disk(self) -> list[str]:
+        """Models whose files are on this machine's disk, as far as they were loaded here of late."""
+        return list(self._on_disk)
+
+    @property
     def loaded(self) -> list[str]:
         return list({model_id for host in self._hosts.values() for model_id in host.loaded})
 
@@ -85,12 +134,12 @@ class ModelHosts:
     @property
     def room(self) -> int | None:
         """How many models can be loaded without evicting one; None for any number."""
-        return min((room for host in self._in_use if (room := host.cache.room) is not None), default=None)
+        return min((room for host in self.in_use if (room := host.cache.room) is not None), default=None)
 
     @property
     def loads_max(self) -> int:
         """How many loads run at a time, or `UNLIMITED`."""
-        limits = [host.cache.loads_max for host in self._in_use]
+        limits = [host.cache.loads_max for host in self.in_use]
         return min((limit for limit in limits if limit != UNLIMITED), default=UNLIMITED)
 
     @property
@@ -98,7 +147,7 @@ class ModelHosts:
         """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
         if self._sole is not None:
             return self._sole.cache.harm_s
-        return max([host.cache.harm_s for host in self._in_use], default=0.0)
+        return max([host.cache.harm_s for host in self.in_use], default=0.0)
 
     @property
     def by_loader(self) -> dict[str, list[str]]:
@@ -110,7 +159,7 @@ class ModelHosts:
     @property
     def models_max(self) -> int:
         """How many models there may be, or `UNLIMITED`."""
-        limits = [host.models_max for host in self._in_use]
+        limits = [host.models_max for host in self.in_use]
         return min((limit for limit in limits if limit != UNLIMITED), default=UNLIMITED)
 
     def knows(self, model_id: str) -> bool:
@@ -131,5 +180,6 @@ class ModelHosts:
         return next((measured for measured in found if measured is not None), None)
 
     @property
-    def _in_use(self) -> list[ModelHost]:
+    def in_use(self) -> list[ModelHost]:
+        """Those that were ever asked for a model; all, if none was."""
         return [host for host in self._hosts.values() if host.used] or list(self._hosts.values())

@@ -9,11 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modelplex import context, errors
+from modelplex.config import CacheOptions
 from modelplex.core.cache import ModelCache, Start
 from modelplex.multiplex import Loader
+from modelplex.observe.decisions import Decisions
 from modelplex.runtime.alias_watch import AliasedModels, AliasWatch
 from modelplex.runtime.cached_models import CachedModels, Publisher
 from modelplex.runtime.leak_watch import LeakWatch
+from modelplex.runtime.model_notes import on_behalf_of
+from modelplex.runtime.pins import Pins, told_if_it_fails
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,9 @@ class ModelHost:
     Attributes:
         used: whether a model was ever asked for.
         name: the loader's.
+        cached: what loads and unloads.
+        cache: what decides that; to be asked, not told.
+        pins: which of them are never evicted.
         view: to be asked for models by the ids that requests name.
     """
 
@@ -51,67 +58,35 @@ class ModelHost:
         self.name = loader.name
         self._options = loader.options
         named = None if self._options.resolve is None else AliasedModels(publish)
-        self._cached = CachedModels(loader, owner, threads, named or publish, leaks or LeakWatch())
+        self._publish = publish
+        self.cached = CachedModels(loader, owner, threads, named or publish, leaks or LeakWatch())
         self._named = named
-        self._watch = None if named is None else AliasWatch(self._cached, named, self._options, self._moved)
-        self.view = named or self._cached.cache
-        self._models = self._cached.models
+        self.cache = self.cached.cache
+        self.view = named or self.cache
+        self._models = self.cached.models
         self._loop = asyncio.get_running_loop()
-        self._pinned: dict[str, int] = {}  # leases that end with the host, or move with their alias
-
-    @property
-    def cache(self) -> ModelCache:
-        return self._cached.cache
+        self.pins = Pins(self.cached, self._lease_of_nobody, self._options)
+        self._watch = None if named is None else AliasWatch(self.cached, named, self._options, self.pins.moved)
 
     async def start(self) -> None:
         """Load what is pinned and what is preloaded. What fails is told in the log, and tried again by demand."""
         pinned, preload = self._options.pinned, self._options.preload
         first = [*pinned, *(preload if isinstance(preload, Sequence) else ())]
-        await asyncio.gather(*(self._keep(model_id, pinned=model_id in pinned) for model_id in dict.fromkeys(first)))
+        await asyncio.gather(*map(self.pins.load, dict.fromkeys(first)))
         if not isinstance(preload, Sequence):
             await self._preload(preload)
 
     async def _preload(self, list_models: Callable[[], Any]) -> None:
         """Load what a function of the user's names, as long as there is room."""
         try:
-            model_ids = await self._cached.call(list_models)
+            model_ids = await self.cached.call(list_models)
         except Exception as error:  # the user's function may raise anything, and the replica can serve all the same
             log.error("What is to be preloaded cannot be found out: %r", error, exc_info=error)
             return
         for model_id in model_ids:
             if self.cache.room == 0:
                 return
-            await self._keep(model_id, pinned=False)
-
-    async def _keep(self, model_id: str, *, pinned: bool, is_version: bool = False) -> None:
-        try:
-            if is_version:
-                ticket = await self._acquire(model_id, None)
-            else:
-                _, ticket = await self._lease(model_id, None)
-        except errors.ModelplexError as error:
-            log.error("Model '%s' could not be loaded ahead of demand: %s", model_id, error)
-            return
-        if pinned and model_id not in self._pinned:
-            self._pinned[model_id] = ticket
-        else:
-            self._cached.release(ticket)
-
-    def _moved(self, alias: str, version: str) -> None:
-        """The alias leads to another version: if it is pinned, that one is from now on."""
-        if alias not in self._options.pinned:
-            return
-        before = self._pinned.pop(alias, None)
-        if self.cache.holds(version):
-            ticket, answer = self._cached.ask(version, None)
-            if isinstance(answer, Start):
-                self._pinned[alias] = ticket
-            else:
-                self._cached.give_up(ticket)
-        if alias not in self._pinned:  # as when it was never loaded, nor the one before
-            self._cached.run(self._keep(alias, pinned=True))
-        if before is not None:
-            self._cached.release(before)
+            await self.pins.load(model_id)
 
     async def warm(self, model_ids: Sequence[str], timeout_s: float) -> None:
         """Load these, the first ones if not all have room. Returns when they are loaded, or the time is over."""
@@ -119,8 +94,17 @@ class ModelHost:
             model_ids = await self._watch.versions_of(model_ids, timeout_s)
         room = self.cache.room
         wanted = [model_id for model_id in model_ids if not self.cache.knows(model_id)][:room]
-        if loads := [self._cached.run(self._keep(model_id, pinned=False, is_version=True)) for model_id in wanted]:
+        if loads := [self.cached.run(self._load_ahead(model_id)) for model_id in wanted]:
             await asyncio.wait(loads, timeout=timeout_s)
+
+    async def _load_ahead(self, version: str) -> None:
+        with told_if_it_fails(version), on_behalf_of("takes_over"):
+            self.cached.release(await self._acquire(version, None))
+
+    @property
+    def options(self) -> CacheOptions:
+        """How its models are kept."""
+        return self._options
 
     @property
     def models_max(self) -> int:
@@ -145,10 +129,9 @@ class ModelHost:
         """Unload every model, each once, least recently used first; what is leased or loading, when that has ended."""
         if self._watch is not None:
             await self._watch.close()
-        self._cached.close()
-        while self._pinned:
-            self._cached.release(self._pinned.popitem()[1])
-        await self._cached.closed()
+        self.cached.close()
+        self.pins.close()
+        await self.cached.closed()
 
     # Leases
 
@@ -160,9 +143,9 @@ class ModelHost:
             model_id, ticket = await self._lease(model_id, request)
         model = self._models[model_id]
         if request is None or request.ended:
-            self._cached.release(ticket)
+            self.cached.release(ticket)
         else:
-            request.leases.append(lambda: self._cached.release(ticket))
+            request.leases.append(lambda: self.cached.release(ticket))
         return model
 
     @contextlib.asynccontextmanager
@@ -172,7 +155,10 @@ class ModelHost:
         try:
             yield self._models[version]
         finally:
-            self._cached.release(ticket)
+            self.cached.release(ticket)
+
+    async def _lease_of_nobody(self, model_id: str) -> tuple[str, int]:
+        return await self._lease(model_id, None)
 
     async def _lease(self, model_id: str, request: context.RequestContext | None) -> tuple[str, int]:
         """The version that the id stands for, and the ticket of a lease of it. Raises why there is none."""
@@ -210,9 +196,9 @@ class ModelHost:
         self.used = True
         began = time.perf_counter()
         try:
-            if model_id not in self._models and not await self._cached.exists(model_id):
+            if model_id not in self._models and not await self.cached.exists(model_id):
                 raise errors.ModelNotFoundError(f"There is no model '{model_id}'.")
-            ticket, answer = self._cached.ask(model_id, request, name)
+            ticket, answer = self.cached.ask(model_id, request, name)
             start = answer if isinstance(answer, Start) else await self._granted(model_id, ticket, answer, request)
         finally:
             if request is not None:
@@ -227,38 +213,53 @@ class ModelHost:
         """The answer to a ticket, which ends with whoever waits for it."""
         try:
             if request is not None and request.cold_deadline is not None:
-                await self._wait_for_cold(model_id, answer, request.cold_deadline)
+                await self._wait_for_cold(model_id, answer, request.cold_deadline, request.tenant)
             return await answer
         except (asyncio.CancelledError, errors.ModelColdError):
-            self._cached.give_up(ticket)
+            self.cached.give_up(ticket)
             raise
 
     # Cold models
 
-    async def _wait_for_cold(self, model_id: str, answer: "asyncio.Future[Start]", deadline: float) -> None:
+    async def _wait_for_cold(self, model_id: str, answer: "asyncio.Future[Start]", until: float, tenant: str) -> None:
         """Return when there is an answer. Raises `ModelColdError` at the deadline; the load goes on for others."""
         if not answer.done():
-            await asyncio.wait({answer}, timeout=max(0.0, deadline - self._loop.time()))
+            await asyncio.wait({answer}, timeout=max(0.0, until - self._loop.time()))
         if not answer.done():
-            self._cached.want(model_id)
+            self.cached.want(model_id, tenant=tenant)
             rest_s = self.cache.rest_s(model_id, self._loop.time())
             raise errors.too_cold(model_id, max(COLD_RETRY_MIN_S, rest_s))
 
-    def prefetch(self, model_id: str) -> None:
-        """Have the model loaded, if there is such a model, on behalf of nobody."""
+    def prefetch(self, model_id: str, share: float = 0.0, tenant: str = "", *, ahead: bool = False) -> None:
+        """Have the model loaded for no request, if it exists; of one `ahead`, say if it will not be."""
         if not self.view.holds(model_id):
-            self._cached.run(self._prefetch(model_id))
+            self.cached.run(self._prefetch(model_id, share, tenant, ahead=ahead))
 
-    async def _prefetch(self, model_id: str) -> None:
+    async def _prefetch(self, model_id: str, share: float, tenant: str, *, ahead: bool) -> None:
+        with on_behalf_of("ahead" if ahead else "prefetch"):
+            answer = await self._wanted(model_id, share, tenant)
+        if ahead and answer is not None:
+            await asyncio.wait([answer])
+        if ahead and not self.view.knows(model_id):
+            self._publish.gone(model_id)
+
+    async def _wanted(self, model_id: str, share: float, tenant: str) -> "asyncio.Future[Start] | None":
+        """What is waited for to have the model loaded; None if there is no such model, or nothing to wait for."""
         try:
             if self._watch is not None:
                 while (version := self._watch.choose(model_id)) is None:
                     await self._watch.find(model_id)
                 model_id = version
         except errors.ModelplexError:
-            return  # the request itself will hear of it
+            return None  # the request itself will hear of it
         try:
-            if await self._cached.exists(model_id):
-                self._cached.want(model_id)
+            return self.cached.want(model_id, share, tenant) if await self.cached.exists(model_id) else None
         except Exception as error:  # the user's hook may raise anything, and nobody waits who could be told
             log.error("Whether there is a model '%s' cannot be found out: %r", model_id, error, exc_info=error)
+            return None
+
+
+def noted(host: ModelHost, decisions: Decisions, replica_id: str) -> ModelHost:
+    """The same host; what it decides is noted there from now on."""
+    host.cached.notes.follow(decisions, replica_id)
+    return host

@@ -44,10 +44,11 @@ class ProcessSet:
         grace_s: how long one that is retired may take to end what it does.
         stop_order: of the names of those that run, which are to go first when there are too many; the last one that
             was started unless given.
+        before_stop: called after `changed`, and before any that was ready is told to stop.
 
     Attributes:
         running: the addresses of those that are ready, by name.
-        message: why one could not start; empty when one could since.
+        message: why one could not start; empty when one could since. `lost`: how many died, or were unwell.
         outcome: whether the version that was wanted last has come to run, or why it has not.
     """
 
@@ -58,20 +59,22 @@ class ProcessSet:
         changed: Callable[[], None],
         grace_s: float = 0.0,
         stop_order: Callable[[list[str]], Iterable[str]] = lambda names: names[::-1],
+        before_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._title = title
         self._start = start
         self._changed = changed
         self._stop_order = stop_order
+        self._before_stop = before_stop
         self._core = Rollout(config.HANDOVER_S, _BACKOFF, config.RESTART_FORGET_S, self._ordered)
         self._members: dict[int, _Member] = {}
+        self._named: dict[str, _Member] = {}
         self._tasks: dict[_Member, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._stopping = False
-        self.grace_s = grace_s
+        self._stopping, self.grace_s = False, grace_s
         self.running: dict[str, str] = {}
-        self.message = ""
+        self.message, self.lost = "", 0
         self.outcome: asyncio.Future[None] = self._loop.create_future()
 
     @property
@@ -82,9 +85,19 @@ class ProcessSet:
     def count(self) -> int:
         return 0 if self._core.goal is None else self._core.goal.count
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that were started have exited."""
+        return not self._members
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps one of them from starting, if that is known."""
+        return next((p.waits_for for m in self._members.values() if (p := m.process) is not None and p.waits_for), "")
+
     def version_of(self, name: str) -> str:
         """The version of one that has been started, and has not exited."""
-        return next((m.version for m in self._members.values() if m.name == name), "")
+        return self._named[name].version if name in self._named else ""
 
     # What is wanted
 
@@ -106,10 +119,9 @@ class ProcessSet:
 
     def adopt(self, name: str, version: str, process: Process, address: str) -> None:
         """This one was started by somebody else."""
-        now = self._loop.time()
-        number, commands = self._core.adopt(version, now)
+        number, commands = self._core.adopt(version, self._loop.time())
         member = _Member(number, version, None, self._loop.create_future(), name, process)
-        self._members[number] = member
+        self._members[number] = self._named[name] = member
         self.running[name] = address
         self._tasks[member] = self._loop.create_task(self._live(member, process))
         self._obey(commands)
@@ -134,15 +146,9 @@ class ProcessSet:
         """Take this one out of use at once, and start another."""
         member = self._running_member(name)
         if member is not None:
-            self.message = f"{name} {why}"
+            self.message, self.lost = f"{name} {why}", self.lost + 1
             log.error("%s %s; starting another.", name, why)
             self._obey(self._core.unwell(member.number, self.message, self._loop.time()))
-
-    def send(self, message: Message) -> None:
-        """Tell all processes."""
-        for member in self._members.values():
-            if member.process is not None:
-                member.process.send(message)
 
     def tell(self, name: str, message: Message) -> bool:
         """Tell one of those that run. Answers whether it does."""
@@ -165,10 +171,10 @@ class ProcessSet:
         if self._timer is not None:
             self._timer.cancel()
         self._conclude(f"{self._title} was stopped before it was ready.")
+        served, grace_s = set(self.running), self.grace_s if grace_s is None else grace_s
         self.running.clear()
-        grace_s = self.grace_s if grace_s is None else grace_s
         for member in self._members.values():
-            _retire(member, grace_s)
+            _retire(member, grace_s if member.name in served else 0.0)
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks.values(), timeout=grace_s + config.STOP_MARGIN_S)
@@ -181,6 +187,7 @@ class ProcessSet:
     def _obey(self, commands: list[Command]) -> None:
         if self._stopping:
             return
+        retired = False
         for command in commands:
             match command:
                 case Start(number, version, in_place_of):
@@ -192,8 +199,7 @@ class ProcessSet:
                     member = self._members[number]
                     served = self.running.pop(member.name, None) is not None
                     _retire(member, self.grace_s if served else 0.0)
-                    if served:
-                        self._changed()
+                    retired |= served
                 case Complete(version) if not self.outcome.done():
                     if self.goal is not None and version == self.goal.version:
                         self.outcome.set_result(None)
@@ -203,6 +209,9 @@ class ProcessSet:
                         self.message = ""  # of what runs again there is nothing to say
                 case Failing(why=why):
                     self._conclude(f"{self._title} could not start: {why}")
+        if retired:
+            self._changed()
+            self._before_stop()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -222,13 +231,12 @@ class ProcessSet:
             self.outcome.exception()  # it may be that nobody waits
 
     def _ordered(self, numbers: list[int]) -> list[int]:
-        named = {self._members[number].name: number for number in numbers}
-        return [named[name] for name in self._stop_order(list(named))]
+        named = {self._members[number].name: number for number in numbers if number in self._members}
+        adopted = [number for number in numbers if number not in self._members]  # just now, as one too many
+        return [*adopted, *(named[name] for name in self._stop_order(list(named)))]
 
     def _running_member(self, name: str) -> _Member | None:
-        if name not in self.running:
-            return None
-        return next((m for m in self._members.values() if m.name == name), None)
+        return self._named.get(name) if name in self.running else None
 
     # The life of one process
 
@@ -242,6 +250,7 @@ class ProcessSet:
             self._gone(member, self.message)
             return
         member.process = process
+        self._named[member.name] = member
         await _first(process.started, member.retired)
         if not member.retired.done():
             if (error_ := process.started.exception()) is not None:
@@ -262,11 +271,14 @@ class ProcessSet:
             await _end(process, member.retired.result())
         elif self.running.pop(member.name, None) is not None:
             log.warning("%s %s; starting another.", member.name, how)
+            self.lost += 1
             self._changed()
         self._gone(member, how)
 
     def _gone(self, member: _Member, why: str) -> None:
         del self._members[member.number], self._tasks[member]
+        if self._named.get(member.name) is member:
+            del self._named[member.name]
         self._obey(self._core.exited(member.number, why, self._loop.time()))
 
     def _failed(self, name: str, why: str) -> None:

@@ -1,45 +1,46 @@
 """HTTP in, requests of deployments out: what every client meets."""
 
 import asyncio
-import itertools
 import json
 import logging
-import math
 import re
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from modelplex import errors
-from modelplex.config import HTTPOptions, check_model_id
+from modelplex import errors, tracing
+from modelplex.config import HTTPOptions
 from modelplex.handle import new_request_id
+from modelplex.runtime import spans
+from modelplex.runtime.access import Gate
 from modelplex.runtime.answers import Headers
 from modelplex.runtime.directory import Directory
+from modelplex.runtime.heads import JSON, REQUEST_ID_HEADER, answer_headers, http_head, seconds, told_failure
+from modelplex.runtime.held_bodies import HELD_BYTES_MAX, HeldBodies
 from modelplex.runtime.http_connection import HTTPExchange
+from modelplex.runtime.http_meters import HTTPMeters
+from modelplex.runtime.naming import CALL, INFER, MODELS, OPENAI, SECOND, V2_LIVE, Named, Naming
 from modelplex.runtime.router import DeploymentRouter, Exchange
 from modelplex.runtime.streams import Incoming, Upload
-from modelplex.runtime.upgrades import APP_END_TIMEOUT_S, close_failed, websocket_of
-from modelplex.wire.messages import Answer, AppInfo, Begin, HTTPHead
+from modelplex.runtime.upgrades import OpenSocket, close_failed, websocket_of
+from modelplex.wire.messages import Answer, AppInfo, Begin
 
 if TYPE_CHECKING:
     from modelplex.runtime.http_websocket import WebSocket
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER = b"x-request-id"
 MAX_COLD_WAIT_HEADER = b"x-modelplex-max-cold-wait"
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 LENGTH_HEADER = b"content-length"
 UPGRADE_HEADER = b"upgrade"
-MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 
-# The headers that are read here, by the names that they may have: the model's with hyphens for underscores, too.
+# The headers that are read here, besides those that name models.
 _NAMES = {
     name: name for name in (REQUEST_ID_HEADER, MAX_COLD_WAIT_HEADER, TIMEOUT_HEADER, LENGTH_HEADER, UPGRADE_HEADER)
 }
-_NAMES |= {
-    b"serve%bmultiplexed%bmodel%bid" % joints: MODEL_ID_HEADER for joints in itertools.product((b"_", b"-"), repeat=3)
-}
+
+
+HEALTH_PAGE = "/-/healthz"  # load balancers have no key
 
 # A client's own request id is kept if it can stand in a header and a log line as it is.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -51,34 +52,57 @@ class Proxy:
     Args:
         directory: where the routes and the routers are.
         options: limits and time-outs.
+        gate: decides which requests are taken; all are unless given.
+        meters: what is counted.
+
+    Attributes:
+        naming: how requests name their models.
     """
 
-    def __init__(self, directory: Directory, options: HTTPOptions) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        options: HTTPOptions,
+        gate: Gate | None = None,
+        meters: HTTPMeters | None = None,
+    ) -> None:
         self._directory = directory
-        self._options = options
+        self.loop = directory.loop
+        self.options = options
+        self.gate = gate
+        self.naming = Naming(options.model_id_from, _NAMES)
+        self.held = HeldBodies()
+        self._meters = meters or HTTPMeters()
 
     def __call__(self, http: HTTPExchange) -> None:
         """Answer a request, now or later."""
-        request = _Request(http, self._options, self._directory.loop)
+        request = _Request(http, self)
+        self._meters.begun(http)
         try:
             if http.path.startswith("/-/"):
+                if self.gate is not None and http.path != HEALTH_PAGE:
+                    self.gate.check_http(http.headers)
                 request.respond(*self._own_page(http.path))
             else:
-                app = self._match(http.path)
+                app = self._match(http)
+                http.app_name = app.name
+                if tracing.active is not None:
+                    spans.of_http(tracing.active, http, app)
                 request.begin(app, self._directory.router(app.name, app.ingress))
         except errors.ModelplexError as error:
             request.fail(error)
 
     def _own_page(self, path: str) -> tuple[int, Headers, bytes]:
-        if path == "/-/healthz":
+        if path == HEALTH_PAGE:
             return 200, [(b"content-type", b"text/plain")], b"success"
         if path == "/-/routes":
             routes = {app.route_prefix: app.name for app in self._directory.apps if app.route_prefix}
-            return 200, [(b"content-type", b"application/json")], json.dumps(routes).encode()
+            return 200, JSON, json.dumps(routes).encode()
         raise errors.RouteNotFoundError(f"There is no page {path!r}; there are /-/healthz and /-/routes.")
 
-    def _match(self, path: str) -> AppInfo:
+    def _match(self, http: HTTPExchange) -> AppInfo:
         """The application with the longest prefix of the path."""
+        path = http.path
         best: AppInfo | None = None
         for app in self._directory.apps:
             prefix = app.route_prefix
@@ -87,6 +111,8 @@ class Proxy:
             if best is None or len(prefix) > len(best.route_prefix or ""):
                 best = app
         if best is None:
+            if self.gate is not None:
+                self.gate.check_http(http.headers)  # before anybody hears which routes there are
             prefixes = ", ".join(sorted(app.route_prefix for app in self._directory.apps if app.route_prefix)) or "none"
             raise errors.RouteNotFoundError(f"Nothing is served under this path. The routes are: {prefixes}.")
         return best
@@ -100,50 +126,96 @@ class _Request:
 
     __slots__ = (
         "_body_bytes",
+        "_door",
         "_ended",
         "_exchange",
+        "_gate",
         "_hears",
+        "_held",
         "_http",
         "_loop",
+        "_naming",
+        "_open",
         "_options",
         "_request_id",
         "_router",
         "_socket",
         "_started",
         "_tasks",
-        "_timer",
         "_told",
     )
 
-    def __init__(self, http: HTTPExchange, options: HTTPOptions, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, http: HTTPExchange, proxy: Proxy) -> None:
         self._http = http
-        self._options = options
-        self._loop = loop
+        self._options, self._gate, self._held = proxy.options, proxy.gate, proxy.held
+        self._naming, self._loop = proxy.naming, proxy.loop
         self._told: dict[bytes, bytes] = {}  # the headers that are read here; of several of one name, the first
+        names, told = self._naming.headers, self._told
         for name, value in http.headers:
-            if (known := _NAMES.get(name)) is not None:
-                self._told.setdefault(known, value)
+            if (known := names.get(name)) is not None and told.setdefault(known, value) != value and known in MODELS:
+                told[SECOND] = value
         given = self._told.get(REQUEST_ID_HEADER)
         self._request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
         self._router: DeploymentRouter | None = None
         self._exchange: Exchange | None = None
         self._socket: WebSocket | None = None
-        self._timer: asyncio.TimerHandle | None = None  # for an app whose client has left
+        self._open: OpenSocket | None = None  # the same, when the app has accepted it
         self._tasks: list[asyncio.Task[None]] = []
         self._hears = False  # the client, who is to send more of the body
+        self._door = CALL  # whose clients are told of failures
         self._started = False
         self._ended = False
         self._body_bytes = 0
 
     def begin(self, app: AppInfo, router: DeploymentRouter) -> None:
         """Pass the request on, and its answer back when it comes. Raises what can be told at once."""
-        model_id = self._told.get(MODEL_ID_HEADER)
-        length = self._told.get(LENGTH_HEADER)
-        if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
-            raise self._too_large()
+        self._door = INFER if app.protocols else CALL
+        try:
+            named = self._naming.of(self._http, self._told, app)
+            _, _, field, page = named
+            if (field or page) and named.is_openai:
+                self._door = OPENAI
+            length = self._told.get(LENGTH_HEADER)
+            if length is not None and length.isdigit() and int(length) > self._options.max_body_bytes:
+                raise self._too_large()
+            self._count(self._http.body)
+        except errors.ModelplexError:
+            _check(self._gate, self._http)  # who has no key hears of nothing else
+            raise
+        if field or page:
+            _check(self._gate, self._http)  # before anything is kept of its body, or answered here
+        if page == V2_LIVE and named.door == INFER and self._http.method in ("GET", "HEAD"):
+            self.respond(200, JSON, b'{"live":true}')
+        elif field:
+            self._http.on_lost = self._end
+            self._start(self._read_names(app, router, named))
+        else:
+            self._route(app, router, named)
+
+    async def _read_names(self, app: AppInfo, router: DeploymentRouter, named: Named) -> None:
+        """Have the whole body, which may name the model, before the request goes on."""
+        rest_s = await self._hold(self._timeout_s(), self._options.max_body_bytes + 1)
+        self._route(app, router, self._naming.with_body(named, self._http.body), rest_s)
+
+    async def _hold(self, timeout_s: float | None, size_bytes: int = HELD_BYTES_MAX) -> float | None:
+        """Keep the body until it is whole, or so much of it is there; answers what is left of the time."""
+        self._hears = True
+        rest_s = await self._held.hold(self._http, timeout_s, size_bytes)
+        self._hears, self._body_bytes = False, 0
         self._count(self._http.body)
+        return rest_s
+
+    def _timeout_s(self) -> float | None:
+        if TIMEOUT_HEADER not in self._told:
+            return self._options.request_timeout_s
+        return seconds(TIMEOUT_HEADER, self._told, above_0=True)
+
+    def _route(self, app: AppInfo, router: DeploymentRouter, named: Named, rest_s: float | None = None) -> None:
+        """Send it on; it has so much of its time left, or all."""
+        http = self._http
+        tenant = "" if self._gate is None else self._gate.admit_http(http.headers, app.name, named.model_id)
         if (upgrade := self._told.get(UPGRADE_HEADER)) is not None:
-            asked_for = websocket_of(self._http, upgrade)
+            asked_for = websocket_of(http, upgrade)
             if isinstance(asked_for, tuple):
                 self.respond(*asked_for)
                 return
@@ -153,24 +225,27 @@ class _Request:
             request_id=self._request_id,
             app_name=app.name,
             route=app.route_prefix or "/",
-            method_name="__call__",
-            model_id=check_model_id(model_id.decode("latin-1")) if model_id else "",
+            method_name=named.door,
+            model_id=named.model_id,
             more=False,
-            http=_http_head(self._http, app, self._options.root_path, is_websocket=self._socket is not None),
-            max_cold_wait_s=_seconds(MAX_COLD_WAIT_HEADER, self._told),
+            http=http_head(http, app, self._options.root_path, is_websocket=self._socket is not None),
+            max_cold_wait_s=seconds(MAX_COLD_WAIT_HEADER, self._told) if MAX_COLD_WAIT_HEADER in self._told else None,
+            tenant=tenant,
+            trace=http.trace,
         )
-        timeout_s = _seconds(TIMEOUT_HEADER, self._told, above_0=True)
-        if timeout_s is None:
-            timeout_s = self._options.request_timeout_s
-        if self._socket is not None:
-            timeout_s = None  # a WebSocket lasts as long as its two ends want
-        self._http.on_lost = self._end
-        if router.has_met:
+        # A WebSocket lasts as long as its two ends want.
+        timeout_s = None if self._socket is not None else self._timeout_s() if rest_s is None else rest_s
+        http.on_lost = self._end
+        holds = http.more and self._socket is None and not self._options.stream_bodies
+        if router.has_met and not holds:
             self._send(begin, router, timeout_s)
         else:
-            self._start(self._send_when_met(begin, router, timeout_s))
+            self._start(self._send_later(begin, router, timeout_s, holds))
 
-    async def _send_when_met(self, begin: Begin, router: DeploymentRouter, timeout_s: float | None) -> None:
+    async def _send_later(self, begin: Begin, router: DeploymentRouter, timeout_s: float | None, holds: bool) -> None:
+        """When its replicas are known, and enough of the body is there: slow clients take no slots."""
+        if holds:
+            timeout_s = await self._hold(timeout_s)
         await router.met()
         self._send(begin, router, timeout_s)
 
@@ -215,17 +290,13 @@ class _Request:
 
     def _answer(self, exchange: Exchange, answer: Answer) -> None:
         assert exchange.body is not None
-        queue_ms, load_ms, run_ms = exchange.queued_s * 1e3, answer.load_s * 1e3, answer.run_s * 1e3
-        headers: Headers = [
-            *answer.headers,
-            (REQUEST_ID_HEADER, self._request_id.encode()),
-            (b"x-modelplex-replica", exchange.replica_id.encode()),
-            (b"server-timing", b"queue;dur=%.2f, load;dur=%.2f, run;dur=%.2f" % (queue_ms, load_ms, run_ms)),
-        ]
-        if answer.start:
-            headers.append((b"x-modelplex-model", answer.start.encode()))
+        headers = answer_headers(exchange, answer, self._request_id)
         if self._socket is not None and answer.status == 101:
-            self._open(self._socket, headers, exchange, exchange.body)
+            self._open = OpenSocket(self._socket, self._end)
+            self._started = True
+            self._http.on_lost = self._open.lose
+            for work in self._open.begin(headers, exchange, exchange.body):
+                self._start(work)
             return
         first = exchange.body.read_nowait()
         more = not exchange.body.exhausted
@@ -236,34 +307,9 @@ class _Request:
         else:
             self._end()
 
-    def _open(self, socket: "WebSocket", headers: Headers, exchange: Exchange, body: Incoming) -> None:
-        """The app has accepted a WebSocket."""
-        socket.open(headers)
-        self._started = True
-        self._http.on_lost = self._lose_socket
-        exchange.upload.settle()
-        self._start(socket.to_app(exchange.upload))
-        self._start(self._to_client(socket, body))
-
-    async def _to_client(self, socket: "WebSocket", body: Incoming) -> None:
-        await socket.to_client(body)
-        self._end()
-
-    def _lose_socket(self) -> None:
-        """The client has left. If it had said so, the app has been told, and may end by itself."""
-        if self._socket is not None and self._socket.is_closed:
-            self._timer = self._loop.call_later(APP_END_TIMEOUT_S, self._end)
-        else:
-            self._end()
-
     async def _pass_on(self, body: Incoming) -> None:
-        """The rest of the answer, as fast as the client takes it."""
-        more = True  # even if an end without bytes has come by now
-        while more:
-            await self._http.drain()
-            data = await body.read()
-            more = not body.exhausted
-            self._http.write(data, more=more)
+        """The rest of the answer."""
+        await _passed_on(self._http, body)
         self._end()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
@@ -281,16 +327,7 @@ class _Request:
             return
         if self._hears and isinstance(error, errors.RequestTimeoutError):
             error = errors.BodyTooSlowError("The request's body did not come within the request's time.")
-        # What user code raised is in the replica's log, and is no business of whoever may send requests.
-        text = "Internal Server Error" if type(error) is errors.UserCodeError else str(error)
-        headers: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-        if self._exchange is not None and self._exchange.replica_id:
-            headers.append((b"x-modelplex-replica", self._exchange.replica_id.encode()))
-        if isinstance(error, errors.BodyTooLargeError | errors.BodyTooSlowError):
-            headers.append((b"connection", b"close"))
-        self.respond(error.status, headers, text.encode())
+        self.respond(error.status, *told_failure(error, self._door, self._exchange))
 
     def _end(self) -> None:
         """The answer has been given, or nobody waits for it any more."""
@@ -298,8 +335,9 @@ class _Request:
             return
         self._ended = True
         self._http.on_lost = None  # or the two would hold each other until the garbage collector comes
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._open is not None:
+            self._open.over()
+            self._open = None
         if self._tasks:
             current = asyncio.current_task()
             for task in self._tasks:
@@ -331,36 +369,17 @@ class _Request:
         return errors.BodyTooLargeError(f"The request's body may have at most {self._options.max_body_bytes} bytes.")
 
 
-def _seconds(header: bytes, told: dict[bytes, bytes], *, above_0: bool = False) -> float | None:
-    """The seconds that a header says; None if it is not there. Raises `InvalidHeaderError`."""
-    value = told.get(header)
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf or (above_0 and not seconds):
-        name, given = header.decode(), value[:64].decode("latin-1")
-        least = "above" if above_0 else "of at least"
-        raise errors.InvalidHeaderError(f"{name} takes a number of seconds {least} 0, got {given!r}.")
-    return seconds
+def _check(gate: Gate | None, http: HTTPExchange) -> None:
+    """Raises `UnauthenticatedError` for whoever has no key."""
+    if gate is not None:
+        gate.check_http(http.headers)
 
 
-def _http_head(http: HTTPExchange, app: AppInfo, root_path: str, *, is_websocket: bool) -> HTTPHead:
-    prefix = "" if app.route_prefix in (None, "/") else str(app.route_prefix)
-    path, raw_path, scheme = http.path, http.raw_path, http.scheme
-    if root_path:  # ASGI's path has it, although a server in front has taken it off
-        path, raw_path = root_path + path, quote(root_path).encode() + raw_path
-    return HTTPHead(
-        method=http.method,
-        path=path,
-        raw_path=raw_path,
-        query_string=http.query_string,
-        root_path=root_path + prefix,
-        scheme=scheme.replace("http", "ws") if is_websocket else scheme,
-        http_version=http.http_version,
-        headers=http.headers,
-        client=http.client,
-        server=http.server,
-    )
+async def _passed_on(http: HTTPExchange, body: Incoming) -> None:
+    """As fast as the client takes it."""
+    more = True  # even if an end without bytes has come by now
+    while more:
+        await http.drain()
+        data = await body.read()
+        more = not body.exhausted
+        http.write(data, more=more)

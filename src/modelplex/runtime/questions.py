@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from modelplex.wire.messages import Done, Message
 
+# One number is never two questions of a process, whoever asks.
+_numbers = itertools.count(1)
+
 
 class Questions:
     """Numbers them, and finds who waits for an answer.
@@ -16,25 +19,28 @@ class Questions:
 
     def __init__(self, tell: Callable[[str, Message], bool]) -> None:
         self._tell = tell
-        self._numbers = itertools.count(1)
-        self._open: dict[int, tuple[str, asyncio.Future[str]]] = {}
+        self._open: dict[int, tuple[str, asyncio.Future[Done]]] = {}
 
     async def ask(self, name: str, make: Callable[[int], Message]) -> str:
         """What is wrong, or nothing. The caller bounds the time."""
-        number = next(self._numbers)
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return (await self.answer(name, make)).error
+
+    async def answer(self, name: str, make: Callable[[int], Message]) -> Done:
+        """The whole answer. The caller bounds the time."""
+        number = next(_numbers)
+        answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         self._open[number] = name, answer
         try:
-            return await answer if self._tell(name, make(number)) else "it has ended"
+            return await answer if self._tell(name, make(number)) else Done(number, "it has ended")
         finally:
             del self._open[number]
 
     def answered(self, done: Done) -> None:
         if done.number in self._open and not (answer := self._open[done.number][1]).done():
-            answer.set_result(done.error)
+            answer.set_result(done)
 
     def gone(self, name: str) -> None:
         """That process answers nothing any more."""
-        for asked, answer in self._open.values():
+        for number, (asked, answer) in self._open.items():
             if asked == name and not answer.done():
-                answer.set_result("it has ended")
+                answer.set_result(Done(number, "it has ended"))

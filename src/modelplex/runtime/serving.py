@@ -12,18 +12,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocketDisconnect
 
-from modelplex import context, errors
+from modelplex import context, errors, tracing
 from modelplex.context import RequestContext
 from modelplex.core.cache import Start
+from modelplex.observe.decisions import Decisions
 from modelplex.observe.logs import ACCESS_LOGGER, FrequentLine
-from modelplex.runtime import asgi, payload
+from modelplex.runtime import asgi, payload, steering
 from modelplex.runtime.answers import Headers, encode
+from modelplex.runtime.doors import DoorRequest, Doors
 from modelplex.runtime.link import Link
+from modelplex.runtime.meters import RequestMeters
+from modelplex.runtime.model_hosts import ModelHosts
+from modelplex.runtime.naming import CALL
 from modelplex.runtime.servable import Servable
+from modelplex.runtime.spans import RequestSpans
 from modelplex.runtime.streams import Incoming, Outgoing
 from modelplex.runtime.watchers import Watchers
 from modelplex.wire import framing, messages
 from modelplex.wire.framing import CHUNK_BYTES
+from modelplex.wire.grpc_body import GRPCHead
 from modelplex.wire.messages import Answer, Begin, Fail
 
 log = logging.getLogger(__name__)
@@ -32,6 +39,11 @@ _log_start = FrequentLine(_access_log)
 _log_end = FrequentLine(_access_log)
 
 _NOTHING = object()
+
+# Of what went wrong, in letters: it travels in a message's head, which has a bound, and clients choose parts of it.
+FAILURE_TEXT_MAX = 4_000
+
+_NO_GENERATOR = "no generator: call it without stream=True"
 
 # What apps raise that are told that their client has left.
 _LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
@@ -42,6 +54,10 @@ class Host(Protocol):
 
     servable: Servable
     watchers: Watchers
+    models: ModelHosts
+    meters: RequestMeters
+    decisions: Decisions
+    doors: Doors
 
     @property
     def scope(self) -> context.ReplicaScope: ...
@@ -87,12 +103,14 @@ class Serving:
         "incoming",
         "link",
         "model_id",
+        "slotless",
         "stream",
     )
 
     def __init__(self, begin: Begin, body: bytes, link: Link, host: Host) -> None:
         self._begin = begin
         self.stream = begin.stream
+        self.slotless = begin.slotless
         self.model_id = begin.model_id
         self.link = link
         self._host = host
@@ -110,6 +128,7 @@ class Serving:
             begin.model_id,
             waited=begin.waited,
             share=begin.share,
+            tenant=begin.tenant,
         )
         if begin.max_cold_wait_s is not None:
             self._context.cold_deadline = asyncio.get_running_loop().time() + begin.max_cold_wait_s
@@ -120,11 +139,6 @@ class Serving:
         self.answered = False
         self._app: asgi.Conversation | None = None
         self._ended = False
-
-    @property
-    def slotless(self) -> bool:
-        """Whether it runs besides those that have slots."""
-        return self._begin.slotless
 
     def feed(self, data: bytes, *, more: bool) -> None:
         """A further part of the request's body has come."""
@@ -151,8 +165,10 @@ class Serving:
         context.set_request(self._context)
         context.set_replica(self._host.scope)
         _log_start(f"Started executing request {self._begin.request_id}")
-        outcome = "ERROR"
+        outcome, traced = "ERROR", None
         try:
+            if tracing.active is not None:
+                traced = RequestSpans(tracing.active, self._begin, self._host.scope.context, self.began)
             await (self._call() if self._begin.http is None else self._answer_http(self._begin.http))
             outcome = "OK" if self._app is None or not self._app.is_cancelled else "CANCELLED"
         except (asyncio.CancelledError, GeneratorExit) as error:
@@ -161,7 +177,7 @@ class Serving:
                 raise
             self._fail_user_code(error)  # the user's code has cancelled something of its own
         except errors.ModelplexError as error:
-            log.warning("Request %s failed: %s", self._begin.request_id, error)
+            log.warning("Request %s failed: %s", self._begin.request_id, str(error)[:FAILURE_TEXT_MAX])
             self._fail(error, type(error).__name__, str(error), error.retry_after_s)
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything: SystemExit, pytest.fail
             self._fail_user_code(error)
@@ -169,6 +185,8 @@ class Serving:
             elapsed_ms = (time.perf_counter() - self.began) * 1e3
             _log_end(f"{self._begin.method_name.upper()} {outcome} {elapsed_ms:.1f}ms")
             self._over(ok=outcome == "OK")
+            if traced is not None:
+                traced.ended(outcome, self._context)
 
     def _over(self, *, ok: bool) -> None:
         self.end(answered=False, ok=ok)
@@ -178,30 +196,43 @@ class Serving:
         """Give back models and slot, once; before the end of the answer is sent, so that its reader finds them free."""
         if not self._ended:
             self._ended = True
-            if self._host.watchers:
-                self._host.watchers.tell(_record(self._begin, self._context, self.began, self._host, ok=ok))
-            self._context.end()
-            self._host.finished(self, answered=answered)
+            host, begin, request = self._host, self._begin, self._context
+            host.meters.ended(begin, request, self.began, ok=ok, answered=answered)
+            if host.watchers:
+                host.watchers.tell(_record(begin, request, self.began, host, ok=ok))
+            host.decisions.ended(begin, request, self.began, ok=ok)
+            request.end()
+            host.finished(self, answered=answered)
 
     async def _call(self) -> None:
-        body = self.body if self.incoming is None else await self.incoming.read_all()
-        args, kwargs = payload.loads(body)
+        if self._begin.grpc is not None:
+            await _answer_grpc(self, self._host, self._begin.grpc)
+            return
+        args, kwargs = payload.loads(await self._whole_body())
         name = self._begin.method_name
-        value = await self._host.servable.call(name, *args, **kwargs)
+        if name.startswith(steering.STEERING):
+            value = await steering.perform(self._host.models, name, args)
+        else:
+            value = await self._host.servable.call(name, *args, **kwargs)
         is_generator = inspect.isgenerator(value) or inspect.isasyncgen(value)
-        if self._begin.streams and is_generator:
+        if is_generator != self._begin.streams:
+            how = "a generator: call it by handle.options(stream=True)" if is_generator else _NO_GENERATOR
+            raise TypeError(f"{name} is {how}.")
+        if is_generator:
             await self._stream(value, [], lambda part: framing.part(payload.dumps(part)))
             return
-        if is_generator:
-            raise TypeError(f"{name} is a generator: call it by handle.options(stream=True).")
-        if self._begin.streams:
-            raise TypeError(f"{name} is no generator: call it without stream=True.")
         data = payload.dumps(value)
         self.end()
         await self.answer(200, [], data)
 
     async def _answer_http(self, head: messages.HTTPHead) -> None:
-        servable = self._host.servable
+        servable, door = self._host.servable, self._begin.method_name
+        if door != CALL and head.scheme not in asgi.WEBSOCKET_SCHEMES:
+            answered = await self._host.doors.answer(door, DoorRequest(head, self.model_id, self._whole_body))
+            if answered is not None:
+                self.end()
+                await self.answer(*answered)
+                return
         if servable.app is not None:
             await self._serve_app(servable.app, head)
             return
@@ -225,6 +256,9 @@ class Serving:
             self.end()
             await self.answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
 
+    async def _whole_body(self) -> bytes:
+        return self.body if self.incoming is None else await self.incoming.read_all()
+
     async def _serve_app(self, app: asgi.App, head: messages.HTTPHead) -> None:
         if head.scheme in asgi.WEBSOCKET_SCHEMES:
             scope = asgi.websocket_scope(head)
@@ -233,17 +267,9 @@ class Serving:
             scope = asgi.http_scope(head)
             self._app = asgi.HTTPConversation(self)
         try:
-            await self._converse(app, scope, self._app)
+            await _converse(app, scope, self._app)
         finally:
             self._app.over()
-
-    async def _converse(self, app: asgi.App, scope: asgi.Scope, conversation: asgi.Conversation) -> None:
-        try:
-            await app(scope, conversation.receive, conversation.send)
-        except _LEFT:
-            if not conversation.is_left:
-                raise
-        await conversation.finish()
 
     async def answer(self, status: int, headers: Headers, body: bytes, *, more: bool = False) -> None:
         """The head of the answer and the first, or only, part of its body."""
@@ -298,12 +324,30 @@ class Serving:
 
     def _fail(self, error: BaseException, name: str, message: str, retry_after_s: float | None) -> None:
         self.end(ok=False)
+        if tracing.active is not None:
+            tracing.active.failed(error)
         # A caller gets the exception itself, but none that would end or cancel it.
-        travels = self._begin.http is None and isinstance(error, Exception)
+        travels = self._begin.http is None and self._begin.grpc is None and isinstance(error, Exception)
         data = payload.dumps_exception(error) if travels else b""
         data = data if len(data) <= CHUNK_BYTES else b""
-        text = message.encode("utf-8", "backslashreplace").decode()  # an exception's text may have lone surrogates
+        # An exception's text may have lone surrogates.
+        text = message[:FAILURE_TEXT_MAX].encode("utf-8", "backslashreplace").decode()
         self.link.send(Fail(self.stream, name, text, retry_after_s, self._host.ongoing), data)
+
+
+async def _converse(app: asgi.App, scope: asgi.Scope, conversation: asgi.Conversation) -> None:
+    try:
+        await app(scope, conversation.receive, conversation.send)
+    except _LEFT:
+        if not conversation.is_left:
+            raise
+    await conversation.finish()
+
+
+async def _answer_grpc(serving: Serving, host: Host, head: GRPCHead) -> None:
+    from modelplex.runtime import grpc_methods  # which needs what only who serves gRPC has
+
+    await grpc_methods.answer(serving, host, head, serving.model_id)
 
 
 def _is_cancelled(error: BaseException) -> bool:
@@ -316,7 +360,7 @@ def _is_cancelled(error: BaseException) -> bool:
 
 def _words(error: BaseException) -> str:
     try:
-        return repr(error)
+        return repr(error)[:FAILURE_TEXT_MAX]
     except Exception:  # noqa: BLE001 - the user's class may raise anything here, too
         return type(error).__name__
 

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from modelplex.runtime.inspection import Topic, answered
 from modelplex.runtime.servable import Servable
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
@@ -30,10 +31,14 @@ class Upkeep:
     Args:
         replica: the replica.
         send: tells the controller.
+        topics: what the controller may ask.
     """
 
-    def __init__(self, replica: Subject, send: Callable[[Message], None]) -> None:
+    def __init__(
+        self, replica: Subject, send: Callable[[Message], None], topics: Mapping[str, Topic] | None = None
+    ) -> None:
         self._replica = replica
+        self._topics = topics or {}
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,6 +52,8 @@ class Upkeep:
                 self._answer(number, lambda: self._replica.servable.reconfigure(json.loads(user_config)))
             case messages.CheckHealth(number):
                 self._answer(number, self._replica.servable.check_health)
+            case messages.Ask():
+                self._send(answered(self._topics, message))
 
     def report(self) -> None:
         """Say now what would be said soon: whoever hears it may just have come."""

@@ -2,14 +2,15 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import starlette.requests  # noqa: F401 - programs say starlette.requests.Request after no more than `import starlette`
 
 from modelplex import context as _context
 from modelplex.batching import batch
-from modelplex.config import HTTPOptions, LoggingConfig
+from modelplex.config import AdminOptions as _AdminOptions
+from modelplex.config import GRPCOptions, HTTPOptions, LoggingConfig
 from modelplex.context import ReplicaContext, get_multiplexed_model_id, get_replica_context
 from modelplex.deployment import Application, Deployment, deployment, with_logging
 from modelplex.errors import ModelplexError as _ModelplexError
@@ -28,6 +29,7 @@ __all__ = [
     "DeploymentResponse",
     "DeploymentResponseGenerator",
     "FetchProgress",
+    "GRPCOptions",
     "HTTPOptions",
     "ModelStore",
     "ReplicaContext",
@@ -86,6 +88,7 @@ def run(
     route_prefix: str | None = "/",
     logging_config: LoggingConfig | dict[str, Any] | None = None,
     *,
+    engine: str | None = None,
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
 ) -> DeploymentHandle:
@@ -97,11 +100,14 @@ def run(
         name: the application's name.
         route_prefix: the path that it is served under; None for handles alone.
         logging_config: the logs of its deployments, for those that say nothing of it; see `LoggingConfig`.
+        engine: "local" for processes on this machine, "ray" for actors on the Ray cluster that this program is
+            connected to, or that `ray.init()` finds. See docs/clusters.md. What `start` began with, or "local", unless
+            given.
         _local_testing_mode: run everything in this process, without a port; `async def` code that blocks then blocks
             all, and Python's own logging has the log. See docs/testing.md.
         external_scaler_enabled: has to be False: there is no way to set numbers of replicas from outside.
 
-    Everything stops when the program ends.
+    Everything stops when the program ends; on a Ray cluster, when `shutdown` says so.
 
     Raises:
         TypeError: `target` is not an application.
@@ -119,18 +125,19 @@ def run(
         )
     if (logs := logging_config or _logging_config) is not None:
         target = with_logging(target, logs)
-    engine, http = ("inline", None) if _local_testing_mode else ("local", HTTPOptions())
-    running = driver.start(engine, http)
+    begun = driver.current()
+    engine = "inline" if _local_testing_mode else engine or ("local" if begun is None else begun.engine)
+    running = driver.start(engine, None if engine == "inline" else HTTPOptions())
     try:
         handle = running.deploy(target, name, route_prefix)
         if blocking:
             driver.wait_for_signal()
     except BaseException:
-        if not running.status().applications:
-            shutdown()
+        if begun is None and not running.status().applications:
+            driver.stop_own()
         raise
     if blocking:
-        shutdown()
+        driver.stop_own()
     return handle
 
 
@@ -145,48 +152,61 @@ class RunTarget:
 
 
 def run_many(
-    targets: Sequence[RunTarget], blocking: bool = False, *, _local_testing_mode: bool = False
+    targets: Sequence[RunTarget],
+    blocking: bool = False,
+    *,
+    engine: str | None = None,
+    _local_testing_mode: bool = False,
 ) -> list[DeploymentHandle]:
     """Serve several applications, one after the other, and return their handles in the same order. See `run`."""
     handles = [
-        run(t.target, False, t.name, t.route_prefix, t.logging_config, _local_testing_mode=_local_testing_mode)
+        run(
+            *(t.target, False, t.name, t.route_prefix, t.logging_config),
+            engine=engine,
+            _local_testing_mode=_local_testing_mode,
+        )
         for t in targets
     ]
     if blocking:
         from modelplex import driver
 
         driver.wait_for_signal()
-        shutdown()
+        driver.stop_own()
     return handles
 
 
 def start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     *,
-    proxy_location: str = "EveryNode",
-    grpc_options: None = None,
+    proxy_location: str | None = "EveryNode",
+    grpc_options: GRPCOptions | dict[str, Any] | None = None,
     logging_config: LoggingConfig | dict[str, Any] | None = None,
+    engine: str = "local",
+    admin_options: _AdminOptions | dict[str, Any] | None = None,
 ) -> None:
     """Start to listen, before `run`, with other HTTP options than the defaults. Nothing happens if it listens already.
 
     Args:
         http_options: see `HTTPOptions`; a dict has its fields.
-        proxy_location: "Disabled" for handles alone; "HeadOnly" and "EveryNode" are the same, for there is one machine.
-        grpc_options: has to be None: gRPC is not served.
+        proxy_location: which machines serve HTTP, unless `http_options` has a `location`: see `HTTPOptions`.
+        grpc_options: serve gRPC, too: see `GRPCOptions`; a dict has its fields.
         logging_config: the logs of all deployments that say nothing of it, nor their `run`.
+        engine: as for `run`.
+        admin_options: opens the admin interface over TCP, too; see `config.AdminOptions`, and docs/admin.md.
     """
     from modelplex import driver
 
     global _logging_config
 
-    if grpc_options is not None:
-        raise ValueError("grpc_options must be None: gRPC is not served.")
-    if proxy_location not in ("Disabled", "HeadOnly", "EveryNode"):
-        raise ValueError(f"proxy_location must be Disabled, HeadOnly or EveryNode, got {proxy_location!r}.")
     options = http_options if isinstance(http_options, HTTPOptions) else HTTPOptions(**(http_options or {}))
+    options = options.at(proxy_location or "EveryNode")
+    if grpc_options is not None:
+        options = replace(options, grpc=grpc_options)  # type: ignore[arg-type] # which makes one of a dict
     if isinstance(logging_config, dict):
         logging_config = LoggingConfig(**logging_config)
-    driver.start("local", None if proxy_location == "Disabled" else options)
+    if isinstance(admin_options, dict):
+        admin_options = _AdminOptions(**admin_options)
+    driver.start(engine, options, admin=admin_options)
     if logging_config is not None:
         _logging_config = logging_config
 
@@ -200,33 +220,35 @@ def delete(name: str, _blocking: bool = True) -> None:
     """
     from modelplex import driver
 
-    if (running := driver.current()) is not None:
+    if (running := driver.found()) is not None:
         running.delete(name, wait=_blocking)
 
 
 def shutdown() -> None:
-    """Stop everything that this program serves. Nothing happens if it serves nothing."""
+    """Stop everything that this program serves, or that runs on the Ray cluster that it is on. Else nothing happens."""
     from modelplex import driver
 
     global _logging_config
 
     _logging_config = None
+    driver.found()
     driver.shutdown()
 
 
 def status() -> ServeStatus:
-    """What this program serves, and how it is; empty if it serves nothing."""
+    """What this program serves, or the Ray cluster that it is on, and how that is; empty if nothing is served."""
     from modelplex import driver
 
-    running = driver.current()
+    running = driver.found()
     return ServeStatus() if running is None else running.status()
 
 
 def get_app_handle(name: str) -> DeploymentHandle:
     """A handle to an application's ingress deployment. Raises `ModelplexError` if there is no such application.
 
-    In a program that serves nothing itself, it is one of the system that runs on this machine (`modelplex start`, or
-    another program), if there is just one.
+    In a program that serves nothing itself, it is one of the system on the Ray cluster that the program is connected
+    to, tasks and actors included; or else of the system that runs on this machine (`modelplex start`, or another
+    program), if there is just one.
     """
     system = _system()
     ingress = _context.caller(system).ingress(name)
@@ -253,9 +275,13 @@ def get_deployment_handle(deployment_name: str, app_name: str | None = None) -> 
 
 
 def _system() -> str:
-    """The control socket of the system whose deployments are meant; empty if it is this process's own."""
+    """The control socket of the system whose deployments are meant, or its name; empty if it is this process's own."""
     if _context.has_caller():
         return ""
+    from modelplex import driver
+
+    if name := driver.system_on_ray():
+        return name
     from modelplex.admin_client import find
     from modelplex.config import CONTROL
 

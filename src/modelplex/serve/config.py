@@ -2,7 +2,15 @@
 
 from enum import StrEnum
 
-from modelplex.config import AutoscalingConfig, BackpressureConfig, DeploymentConfig, HTTPOptions, RequestRouterConfig
+from modelplex.config import (
+    AutoscalingConfig,
+    BackpressureConfig,
+    DeploymentConfig,
+    GRPCOptions,
+    HTTPOptions,
+    RequestRouterConfig,
+    TenantConfig,
+)
 from modelplex.core.scaling import ScalingContext as AutoscalingContext
 
 __all__ = [
@@ -10,15 +18,21 @@ __all__ = [
     "AutoscalingContext",
     "BackpressureConfig",
     "DeploymentConfig",
+    "GRPCOptions",
     "HTTPOptions",
     "ProxyLocation",
     "RequestRouterConfig",
+    "TenantConfig",
+    "gRPCOptions",
 ]
+
+gRPCOptions = GRPCOptions  # noqa: N816 - its name there
 
 
 class ProxyLocation(StrEnum):
-    """Where HTTP is served. There is one machine, so that the last two are the same."""
+    """Which machines serve HTTP (`HTTPOptions.location`). On one machine all but the first are the same."""
 
     Disabled = "Disabled"
     HeadOnly = "HeadOnly"
     EveryNode = "EveryNode"
+    AllNodes = "AllNodes"

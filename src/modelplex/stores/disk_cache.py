@@ -59,9 +59,11 @@ class CachedPath(type(Path())):  # type: ignore[misc] # before Python 3.12, Path
 
     Attributes:
         entry: the name of its entry in the cache.
+        fetch_s: how long it took until it was there, whoever fetched it; 0 if it was there already.
     """
 
     entry: str = ""
+    fetch_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +108,21 @@ class DiskCache:
             others: what `fill` raises.
         """
         path = self.folder / entries.name_of(source, key, files)
-        waiting = _Waiting(path)
+        waiting, began, is_there = _Waiting(path), time.monotonic(), True
         while True:
             entry = await self._taken(path)
             if entry is None:
-                if await self._in_thread(lambda: self._reserve(path)):
-                    continue
-                await waiting.for_room(self)
+                if not await self._in_thread(lambda: self._reserve(path)):
+                    await waiting.for_room(self)
             elif isinstance(entry, _Busy):
                 await waiting.for_others()
             elif entry.complete:
-                return _cached_path(entry, key)
+                return _cached_path(entry, key, 0.0 if is_there else time.monotonic() - began)
             else:
                 try:
                     await fill(entry)
                     if entry.share():
-                        return _cached_path(entry, key)
+                        return _cached_path(entry, key, time.monotonic() - began)
                 except FileChangedError:
                     await self._in_thread(lambda: self._remove(path))
                     raise
@@ -131,6 +132,7 @@ class DiskCache:
                     await self._make_room_on_disk(entry, error)
                 finally:
                     entry.close()
+            is_there = False
 
     async def newest(self, source: str, key: str) -> CachedPath | None:
         """The version of a model that was fetched last, if there is one; for when the source cannot be asked."""
@@ -385,10 +387,10 @@ class _Waiting:
         return time.time()
 
 
-def _cached_path(entry: Entry, key: str) -> CachedPath:
+def _cached_path(entry: Entry, key: str, fetch_s: float = 0.0) -> CachedPath:
     folder = entry.path / entries.FILES
     name = "" if key.endswith("/") else key.rpartition("/")[2]
     path = CachedPath(folder / name)
-    path.entry = entry.path.name
+    path.entry, path.fetch_s = entry.path.name, fetch_s
     weakref.finalize(path, os.close, entry.take_fd()).atexit = False
     return path

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +54,22 @@ class FolderSource:
             inside = PurePosixPath(Path(place).relative_to(self._root).as_posix())
             keys += [(inside / name).as_posix() for name in names]
         return keys
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a small file in place of the one that is there, as a whole; blocking. Its folder must be there.
+
+        Raises `UnsafeModelFileError` if a link leads out of this folder, `StoreError` if it cannot be written.
+        """
+        path = self.place(key).resolve()
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        try:
+            try:
+                beside.write_bytes(data)
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
     def place(self, key: str) -> Path:
         """Where a file or folder lies. `UnsafeModelFileError` if a link leads out of this folder."""

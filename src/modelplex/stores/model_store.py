@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelplex import loaded
 from modelplex.config import parse_bytes
-from modelplex.errors import DiskCacheFullError, ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.errors import AliasNotSetError, DiskCacheFullError, ModelNotFoundError, StoreConfigError, StoreError
 from modelplex.stores.disk_cache import CachedPath, DiskCache, DiskUse
 from modelplex.stores.download import download
 from modelplex.stores.file_loading import FileLoading
@@ -112,6 +113,7 @@ class ModelStore:
                 if kept is None:
                     raise
                 log.warning("Model '%s' is as it was fetched last: %s", model_id, error)
+                loaded.note_fetch(0.0)
                 return kept
             if (place := self._source.place(key)) is not None:
                 return place
@@ -148,6 +150,15 @@ class ModelStore:
         Raises `ModelNotFoundError` if it stands for nothing, `StoreError` if the store does not answer.
         """
         return model_id if self._versions is None else await self._versions.resolve(model_id)
+
+    async def set_alias(self, alias: str, version: str) -> None:
+        """Have an alias, such as `shop@stable`, stand for a version, such as `shop@3`, in a store that is a folder.
+
+        Raises `ModelNotFoundError` if there is no such version, `AliasNotSetError` if that cannot be done here.
+        """
+        if not isinstance(self._versions, Versions):
+            raise AliasNotSetError(f"Aliases of {self._source.name} are set in the store itself.")
+        await self._versions.set_alias(alias, version)
 
     async def list(self) -> list[str]:
         """The ids of all models, in order. Raises `StoreConfigError` if the store cannot be listed."""
@@ -187,9 +198,11 @@ class ModelStore:
             log.info("Fetched model '%s': %.1f MB in %.2f s.", model_id, size_bytes / 1e6, took_s)
 
         try:
-            return await self._cache.get(self._source.name, key, files, fill)
+            path = await self._cache.get(self._source.name, key, files, fill)
         except DiskCacheFullError as error:
             raise DiskCacheFullError(f"Model '{model_id}': {error}", retry_after_s=error.retry_after_s) from error
+        loaded.note_fetch(path.fetch_s)
+        return path
 
 
 class _Places(Protocol):

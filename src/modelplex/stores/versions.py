@@ -1,11 +1,13 @@
 """Versions of models in a store: `shop@3`, and what `shop@latest`, `shop@stable` and `shop` stand for."""
 
+import asyncio
 import json
 import re
 from typing import Any
 
 from modelplex.config import check_model_id
-from modelplex.errors import ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.errors import AliasNotSetError, ModelNotFoundError, StoreConfigError, StoreError
+from modelplex.stores.folder import FolderSource
 from modelplex.stores.pattern import check_path
 from modelplex.stores.source import FileChangedError, Source
 
@@ -78,6 +80,33 @@ class Versions:
         if tag:
             raise ModelNotFoundError(f"There is no version or alias {tag!r} of model {name!r}.")
         return await self._latest(name)
+
+    async def set_alias(self, alias: str, version: str) -> None:
+        """Have `name@alias`, or `name` for its default, stand for `name@version` from now on.
+
+        Of several who do this to one model at the same time, one may undo what another has done.
+        Raises `InvalidModelIdError`, `ModelNotFoundError` if there is no such version, and `AliasNotSetError` if these
+        cannot be alias and version, or the store is none that can be written to: only folders are.
+        """
+        name, tag = self._split(alias)
+        of, wanted = self._split(version if "@" in version else f"{name}@{version}")
+        if of != name:
+            raise AliasNotSetError(f"{alias!r} can only stand for a version of {name!r}, not for {version!r}.")
+        if tag == LATEST:
+            raise AliasNotSetError(f"{alias!r} cannot be set: {LATEST!r} is found out by itself.")
+        if not self._is_version(wanted):
+            raise AliasNotSetError(f"{alias!r} cannot stand for {version!r}, which is no version.")
+        if self._aliases is None or not isinstance(self._source, FolderSource):
+            raise AliasNotSetError(f"Aliases of {self._source.name} are set in the store itself.")
+        if not await self._exists(self._key(name, wanted)):
+            raise ModelNotFoundError(f"There is no version {wanted!r} of model {name!r}.")
+        if tag and tag != DEFAULT and await self._exists(self._key(name, tag)):
+            raise AliasNotSetError(f"{alias!r} is a version itself, and cannot be an alias.")
+        aliases = await self._read_aliases(name) | {tag or DEFAULT: wanted}
+        data = json.dumps(aliases, indent=2).encode() + b"\n"
+        if len(data) > ALIASES_BYTES_MAX:
+            raise AliasNotSetError(f"Model {name!r} has too many aliases: they may take {ALIASES_BYTES_MAX} bytes.")
+        await asyncio.to_thread(self._source.write, self._aliases.replace("{name}", name), data)
 
     def key(self, model_id: str) -> str:
         """The key of a version's file. Raises `ModelNotFoundError` if the id names no version."""

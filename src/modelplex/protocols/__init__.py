@@ -1,0 +1,1 @@
+"""Protocols of other systems, spoken by replicas: what clients of those send, as arrays and calls of user code."""

@@ -1,0 +1,203 @@
+"""What a process counts of its own work: plain integers on the request's way, put into words when somebody asks.
+
+Everything here belongs to one event loop, so that nothing has to be locked.
+"""
+
+import bisect
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from modelplex.context import RequestContext
+from modelplex.core.cache import Reason
+from modelplex.wire.messages import Begin
+
+# Upper bounds, in seconds.
+REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LOAD_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+STARTS = ("none", "warm", "cold", "joined")
+
+# Models of one loader that are remembered after they have gone, so that their counts go on when they come back.
+REMEMBERED_MAX = 1000
+
+# Kinds of errors, and applications with methods and statuses, that are told apart; users may make more of them.
+KINDS_MAX = 200
+OTHER = "other"
+
+
+class Buckets:
+    """How values are distributed, as a histogram has it.
+
+    Attributes:
+        counts: how many values were at most as large as the bound in that place; the last one, how many were larger.
+        total: of all values.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def __add__(self, other: "Buckets") -> "Buckets":
+        """Both together, of the same bounds."""
+        both = Buckets(self.bounds)
+        both.total = self.total + other.total
+        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        return both
+
+    def observe(self, value: float) -> None:
+        self.total += value
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
+
+
+class Counts(dict[Any, int]):
+    """How often, by kind. What would be one kind too many is counted as another, by its last part."""
+
+    def add(self, kind: Any, times: int = 1) -> None:
+        if kind not in self and len(self) >= KINDS_MAX:
+            kind = (*kind[:-1], OTHER) if isinstance(kind, tuple) else OTHER
+        self[kind] = self.get(kind, 0) + times
+
+
+class StartMeter:
+    """Requests that have met their models in one way."""
+
+    __slots__ = ("cancelled", "error", "ok")
+
+    def __init__(self) -> None:
+        self.ok = self.error = self.cancelled = 0
+
+
+class RequestMeters:
+    """Requests of a replica.
+
+    Args:
+        ongoing_max: how many it runs at a time.
+
+    Attributes:
+        starts: by how they met their first model.
+        wait: seconds before they began, in their router and on their way.
+        run: seconds on the replica, of those that waited for no load.
+        load, run_cold, whole_cold: of the others: seconds that they waited for models, those of their own, and both.
+    """
+
+    __slots__ = ("load", "ongoing_max", "run", "run_cold", "starts", "wait", "whole_cold")
+
+    def __init__(self, ongoing_max: int) -> None:
+        self.ongoing_max = ongoing_max
+        self.starts = {start: StartMeter() for start in STARTS}
+        self.wait, self.run = Buckets(REQUEST_BOUNDS_S), Buckets(REQUEST_BOUNDS_S)
+        self.load = Buckets(LOAD_BOUNDS_S)
+        self.run_cold, self.whole_cold = Buckets(REQUEST_BOUNDS_S), Buckets(REQUEST_BOUNDS_S)
+
+    def ended(self, begin: Begin, request: RequestContext, began: float, *, ok: bool, answered: bool) -> None:
+        """A request has ended that began at this time of `perf_counter`; if not `ok`, with an error if `answered`."""
+        if begin.http is None and begin.method_name[:1] == "-":
+            return  # it was on behalf of no user
+        elapsed_s = time.perf_counter() - began
+        start = request.start
+        meter = self.starts[start or "none"]
+        if ok:
+            meter.ok += 1
+        elif answered:
+            meter.error += 1
+        else:
+            meter.cancelled += 1
+        if begin.arrived_at:
+            wait_s = time.time() - elapsed_s - begin.arrived_at
+            if wait_s < 0:  # clocks of two machines may differ
+                wait_s = 0.0
+            wait = self.wait
+            wait.total += wait_s
+            wait.counts[bisect.bisect_left(REQUEST_BOUNDS_S, wait_s)] += 1
+        if start == "" or start == "warm":
+            run = self.run
+            run.total += elapsed_s
+            run.counts[bisect.bisect_left(REQUEST_BOUNDS_S, elapsed_s)] += 1
+        else:
+            self.load.observe(request.load_s)
+            self.run_cold.observe(max(0.0, elapsed_s - request.load_s))
+            self.whole_cold.observe(elapsed_s)
+
+
+class ModelMeter:
+    """One model.
+
+    Attributes:
+        load_s: seconds of all its loads.
+        size_bytes: as it was when it was loaded last; 0 if nobody needed to know.
+    """
+
+    __slots__ = ("load_s", "loads", "size_bytes", "uses")
+
+    def __init__(self) -> None:
+        self.uses = self.loads = self.size_bytes = 0
+        self.load_s = 0.0
+
+
+class ModelMeters:
+    """Models of one loader.
+
+    Attributes:
+        asked: how often one was asked for.
+        loads, unloads: seconds that these took.
+        failures: failed loads, by the name of the error.
+        evictions: by their reason.
+        of: by model, of those that are loaded.
+        gone: of the last of those that were.
+        sent_away: models that somebody wants unloaded.
+    """
+
+    __slots__ = ("asked", "evictions", "failures", "gone", "loads", "of", "sent_away", "unloads")
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.loads, self.unloads = Buckets(LOAD_BOUNDS_S), Buckets(LOAD_BOUNDS_S)
+        self.failures, self.evictions = Counts(), Counts()
+        self.of: dict[str, ModelMeter] = {}
+        self.sent_away: set[str] = set()
+        self.gone: OrderedDict[str, ModelMeter] = OrderedDict()
+
+    def used(self, model_id: str) -> None:
+        """A lease of it has been granted."""
+        if (meter := self.of.get(model_id)) is not None:
+            meter.uses += 1
+
+    def loaded(self, model_id: str, load_s: float, size_bytes: int) -> None:
+        self.loads.observe(load_s)
+        meter = self.of[model_id] = self.gone.pop(model_id) if model_id in self.gone else ModelMeter()
+        meter.loads += 1
+        meter.load_s += load_s
+        meter.size_bytes = size_bytes
+
+    def evicted(self, model_id: str, reason: Reason) -> None:
+        """It is to go."""
+        asked = reason is Reason.RETIRED and model_id in self.sent_away
+        self.sent_away.discard(model_id)
+        self.evictions.add("asked" if asked else reason.value)
+        if (meter := self.of.pop(model_id, None)) is not None:
+            self.gone[model_id] = meter
+            if len(self.gone) > REMEMBERED_MAX:
+                self.gone.popitem(last=False)
+
+
+class RouterMeters:
+    """Requests of one router.
+
+    Attributes:
+        resent: those that were sent once more, since a replica had no slot or no room for them, or had gone.
+        refused: how often a replica had no slot or no room.
+        failures: those that ended without an answer, by the name of the error.
+    """
+
+    __slots__ = ("app_name", "deployment", "failures", "refused", "resent")
+
+    def __init__(self, app_name: str, deployment: str) -> None:
+        self.app_name = app_name
+        self.deployment = deployment
+        self.resent = self.refused = 0
+        self.failures = Counts()
