@@ -62,12 +62,12 @@ def test_all_mistakes_are_printed_and_the_exit_code_is_2(folder: Path) -> None:
 
 
 def test_warnings_do_not_make_a_file_wrong(folder: Path) -> None:
-    (folder / "f.yaml").write_text("proxy_location: EveryNode\napplications: []\n")
+    (folder / "f.yaml").write_text("tracing_config: {}\napplications: []\n")
     done = modelplex("check", "f.yaml")
     assert (done.exit_code, done.stdout) == (0, "OK: f.yaml (applications: none)\n")
-    assert done.stderr.startswith("Warning: f.yaml:1:1: proxy_location: proxy_location is ignored")
+    assert done.stderr.startswith("Warning: f.yaml:1:1: tracing_config: tracing_config is ignored")
     (warning,) = json.loads(modelplex("check", "f.yaml", "--json").stdout)["warnings"]
-    assert warning["path"] == "proxy_location"
+    assert warning["path"] == "tracing_config"
 
 
 def test_modules_may_be_elsewhere(folder: Path) -> None:
@@ -120,10 +120,10 @@ def test_run_gives_a_builder_its_arguments(folder: Path, monkeypatch: pytest.Mon
     class Running:
         address, log_dir = "", ""
 
-        def deploy(self, application: Application, name: str, route_prefix: str) -> None:
+        def deploy(self, application: Application, name: str, route_prefix: str, app_dir: str) -> None:
             told.append(application.args[1])
 
-    monkeypatch.setattr(driver, "start", lambda *_: Running())
+    monkeypatch.setattr(driver, "start", lambda *_, **__: Running())
     monkeypatch.setattr(driver, "wait_for_signal", lambda: None)
     done = modelplex("run", "shops:build", "greeting=a=b", "copies=3", "--app-dir", EXAMPLES)
     assert done.exit_code == 0, done.stderr

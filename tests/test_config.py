@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelplex import config
-from modelplex.config import DeploymentConfig, HTTPOptions, check_model_id
+from modelplex.config import CacheOptions, DeploymentConfig, GRPCOptions, HTTPOptions, TenantConfig, check_model_id
+from modelplex.config.tenants import limits
 from modelplex.errors import InvalidModelIdError
+from modelplex.serve.config import ProxyLocation
 
 # Model ids
 
@@ -163,6 +165,25 @@ def test_there_is_at_least_one_proxy(value: Any) -> None:
         HTTPOptions(num_proxies=value)
 
 
+@pytest.mark.parametrize("value", ["Everywhere", "everynode", "", None, 5, ["HeadOnly"]])
+def test_another_place_for_proxies_is_refused(value: Any) -> None:
+    right = "Disabled, HeadOnly, EveryNode or AllNodes"
+    with pytest.raises(ValueError, match=rf"^location must be {right}, got {re.escape(repr(value))}\.$"):
+        HTTPOptions(location=value)
+    with pytest.raises(ValueError, match=rf"^proxy_location must be {right}, got {re.escape(repr(value))}\.$"):
+        HTTPOptions(location="HeadOnly").at(value)
+
+
+def test_an_enumeration_of_places_becomes_text_which_can_be_written_and_sent() -> None:
+    assert type(HTTPOptions(location=ProxyLocation.AllNodes).location) is str
+    assert type(HTTPOptions().at(ProxyLocation.HeadOnly).location) is str
+
+
+def test_a_location_of_the_options_goes_before_proxy_location() -> None:
+    assert HTTPOptions(port=1).at("HeadOnly") == HTTPOptions(port=1, location="HeadOnly")
+    assert HTTPOptions(location="Disabled").at("HeadOnly").location == "Disabled"
+
+
 @pytest.mark.parametrize("value", [0, 1, 0.5, 1e300])
 def test_a_number_of_seconds_passes(value: float) -> None:
     config.check_seconds("wait_s", value)
@@ -199,3 +220,99 @@ def test_an_import_path_leads_to_its_object() -> None:
 @pytest.mark.parametrize("name", config.ENGINES)
 def test_each_engine_can_be_found(name: str) -> None:
     assert isinstance(config.load(config.ENGINES[name]), type)
+
+
+# Tenants
+
+
+def test_what_a_tenant_may_take_is_read_from_text_and_numbers() -> None:
+    made = DeploymentConfig(name="D", tenants={"a": {"reserved_bytes": "2KiB", "burst_bytes": 4096}})
+    assert made.tenants is not None
+    assert made.tenants["a"] == TenantConfig(reserved_bytes=2048, burst_bytes=4096)
+    assert DeploymentConfig(name="D", tenants={}).tenants is None
+
+
+@pytest.mark.parametrize(
+    ("tenants", "said"),
+    [
+        ({"a": {"reserved_bytes": "much"}}, "reserved_bytes must be a number of bytes"),
+        ({"a": {"reserved_models": 0}}, "reserved_models must be an integer of at least 1"),
+        ({"a": {"load_share": 0}}, "load_share must be a number above 0"),
+        ({"a": {"request_share": 1.5}}, "request_share must be a number above 0 and at most 1"),
+        ({"a": {"max_queued_requests": -2}}, "max_queued_requests must be an integer of at least 0"),
+        ({"a": {"reserved_models": 3, "burst_models": 2}}, "burst_models=2 must be at least reserved_models=3"),
+        ({"a": {"share": 1}}, "Unknown key of tenants: share"),
+        ({"a": None}, "must say what 'a' may take"),
+        ({"": {}}, "tenants must be a dict of names"),
+        (["a"], "tenants must be a dict of names"),
+    ],
+)
+def test_what_no_tenant_may_be(tenants: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        DeploymentConfig(name="D", tenants=tenants)
+
+
+def test_more_than_there_is_cannot_be_reserved() -> None:
+    budget = {"max_bytes_per_replica": "1KiB"}
+    with pytest.raises(ValueError, match="reserved_bytes are 2048 together, more than max_bytes_per_replica=1024"):
+        DeploymentConfig(name="D", tenants={"a": {"reserved_bytes": "2KiB"}}, multiplexing_config=budget)
+    tenants = {"a": TenantConfig(reserved_models=2), "*": TenantConfig(burst_models=2)}
+    with pytest.raises(ValueError, match="beside 2 that are pinned"):
+        CacheOptions(models_max=3, tenants={"a": TenantConfig(reserved_models=2)}, pinned=("x", "y"))
+    with pytest.raises(ValueError, match="2 models are pinned, which leaves no room for others with burst_models=2"):
+        CacheOptions(models_max=9, tenants=tenants, pinned=("x", "y"))
+
+
+def test_not_all_models_can_be_reserved_while_somebody_has_none() -> None:
+    with pytest.raises(ValueError, match=r"All 3 models .* leaves no room for \*"):
+        CacheOptions(models_max=3, tenants={"a": TenantConfig(reserved_models=3)})
+    CacheOptions(models_max=3, tenants={"a": TenantConfig(reserved_models=2), "*": TenantConfig(reserved_models=1)})
+
+
+def test_what_is_not_reserved_follows_from_what_is_where_both_are_limited() -> None:
+    both = limits({"a": TenantConfig(reserved_bytes=50)}, 10, 100, 4, 0)["a"]
+    assert (both.reserved_models, both.reserved_bytes) == (5, 50)
+    both = limits({"a": TenantConfig(reserved_models=3)}, 10, 100, 4, 0)["a"]
+    assert (both.reserved_models, both.reserved_bytes) == (3, 30)
+    counted = limits({"a": TenantConfig(reserved_bytes=50)}, 10, -1, 4, 0)["a"]
+    assert (counted.reserved_models, counted.reserved_bytes) == (0, -1)
+
+
+def test_a_share_of_loads_is_of_32_where_they_have_no_limit() -> None:
+    tenants = {"a": TenantConfig(load_share=0.25), "b": TenantConfig(load_share=0.01)}
+    assert [limits(tenants, 10, -1, -1, 0)[name].loads_max for name in "ab"] == [8, 1]
+    assert [limits(tenants, 10, -1, 8, 0)[name].loads_max for name in "ab"] == [2, 1]
+
+
+# gRPC
+
+
+def a_servicer_function() -> None: ...
+
+
+def test_functions_of_services_become_import_paths() -> None:
+    options = GRPCOptions(grpc_servicer_functions=["a.b.c", a_servicer_function])
+    assert options.servicers == ["a.b.c", f"{__name__}:a_servicer_function"]
+    assert HTTPOptions(grpc={"port": 1}).grpc == GRPCOptions(port=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"port": -1}, "port must be an integer of at least 0 and at most 65535"),
+        ({"grpc_servicer_functions": "a.b"}, "must be a list of functions or import paths"),
+        ({"grpc_servicer_functions": ["no path"]}, "must be an import path"),
+        ({"grpc_servicer_functions": [lambda: None]}, "in a module that replicas can import"),
+        ({"request_timeout_s": 0}, "request_timeout_s must be a number of seconds above 0"),
+        ({"enable_reflection": True}, "there is no reflection"),
+    ],
+)
+def test_options_of_grpc_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GRPCOptions(**options)
+
+
+def test_grpc_and_http_have_a_port_each() -> None:
+    with pytest.raises(ValueError, match="a port other than that of HTTP"):
+        HTTPOptions(port=9000, grpc=GRPCOptions())
+    assert HTTPOptions(port=0, grpc=GRPCOptions(port=0)).grpc is not None

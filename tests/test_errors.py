@@ -15,6 +15,11 @@ STATUS_AND_FAULT = {
     "ModelplexError": (500, Fault.SERVER),
     "InvalidModelIdError": (400, Fault.CLIENT),
     "InvalidHeaderError": (400, Fault.CLIENT),
+    "UnauthenticatedError": (401, Fault.CLIENT),
+    "PermissionDeniedError": (403, Fault.CLIENT),
+    "RateLimitError": (429, Fault.CLIENT),
+    "InvalidRequestError": (400, Fault.CLIENT),
+    "InvalidTensorError": (400, Fault.CLIENT),
     "RouteNotFoundError": (404, Fault.CLIENT),
     "BodyTooLargeError": (413, Fault.CLIENT),
     "BodyTooSlowError": (408, Fault.CLIENT),
@@ -30,6 +35,8 @@ STATUS_AND_FAULT = {
     "ModelColdError": (503, Fault.LOAD),
     "ModelNotFoundError": (404, Fault.CLIENT),
     "ModelTooLargeError": (500, Fault.USER_CODE),
+    "ModelPinnedError": (409, Fault.CLIENT),
+    "AliasNotSetError": (409, Fault.CLIENT),
     "InvalidModelFileError": (500, Fault.USER_CODE),
     "UnsafeModelFileError": (500, Fault.USER_CODE),
     "StoreError": (502, Fault.SERVER),
@@ -41,6 +48,7 @@ STATUS_AND_FAULT = {
     "DeploymentUnavailableError": (503, Fault.SERVER),
     "ReplicaLostError": (502, Fault.SERVER),
     "RequestTimeoutError": (504, Fault.SERVER),
+    "CredentialsError": (500, Fault.USER_CODE),
     "ProtocolError": (500, Fault.SERVER),
 }
 

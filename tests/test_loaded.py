@@ -1,5 +1,6 @@
 """What is remembered of models, for as long as they live and no longer."""
 
+import asyncio
 import gc
 import logging
 import threading
@@ -139,3 +140,19 @@ def test_an_unload_that_fails_there_is_in_the_log_and_keeps_no_other_from_its_ow
         gc.collect()
         wait_for(lambda: bool(ended))
     assert "Failed to unload a model that was dropped: IndexError" in caplog.text
+
+
+def test_fetches_are_noted_in_the_load_that_runs_in_whatever_thread() -> None:
+    loaded.note_fetch(1.0)  # no load runs
+
+    async def main() -> list[float | None]:
+        plain, fetching = asyncio.create_task(one()), asyncio.create_task(one(0.0, 1.5))
+        return [await plain, await fetching]
+
+    async def one(*fetches_s: float) -> float | None:
+        load = loaded.begin_load()
+        for fetch_s in fetches_s:
+            await asyncio.to_thread(loaded.note_fetch, fetch_s)
+        return load.fetch_s
+
+    assert asyncio.run(main()) == [None, 1.5]

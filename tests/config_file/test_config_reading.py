@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelplex.config import HTTPOptions, LoggingConfig
+from modelplex.config import GRPCOptions, HTTPOptions, LoggingConfig
 from modelplex.config_file import ApplicationConfig, DeploymentOverride, RuntimeEnv, SystemConfig, read_file, read_text
 from modelplex.config_file.document import BYTES_MAX
 from modelplex.errors import ConfigFileError, Fault
@@ -86,21 +86,74 @@ def test_every_example_is_right_and_says_the_same_as_the_dict_that_it_becomes(fi
     assert read_text(yaml.safe_dump(written), app_dir=EXAMPLES) == config
 
 
+@pytest.mark.parametrize("place", ["grpc_options: %s\n", "http_options: {grpc: %s}\n"])
+def test_grpc_has_a_section_of_its_own_or_one_in_that_of_http(place: str) -> None:
+    told = place % "{port: 9001, grpc_servicer_functions: [shop_pb2_grpc.add_ShopServicer_to_server]}"
+    config = read(told + in_application(""))
+    grpc = GRPCOptions(port=9001, grpc_servicer_functions=["shop_pb2_grpc.add_ShopServicer_to_server"])
+    assert config.http_options == HTTPOptions(grpc=grpc)
+    assert read_text(yaml.safe_dump(config.as_dict()), check_modules=False).http_options == config.http_options
+
+
+@pytest.mark.parametrize(
+    ("told", "path", "message"),
+    [
+        ("grpc_options: {port: -1}", "grpc_options.port", "port must be an integer of at least 0"),
+        ("http_options: {port: 1, grpc: {port: -1}}", "http_options.grpc.port", "port must be an integer"),
+        ("grpc_options: {prot: 1}", "grpc_options.prot", "There is no key 'prot'. Did you mean 'port'"),
+        ("grpc_options: {port: 8000}", "grpc_options", "a port other than that of HTTP"),
+        (
+            "grpc_options: {grpc_servicer_functions: [a.b, 'no path']}",
+            "grpc_options.grpc_servicer_functions[1]",
+            "must be an import path",
+        ),
+    ],
+)
+def test_mistakes_in_options_of_grpc_are_told_at_their_place(told: str, path: str, message: str) -> None:
+    with pytest.raises(ConfigFileError) as caught:
+        read(f"{told}\n" + in_application(""))
+    [problem] = caught.value.problems
+    assert problem.path == path
+    assert message in problem.message
+
+
 def test_what_ray_serve_has_and_means_nothing_here_is_ignored_and_said_to_be() -> None:
     config = read(
-        "proxy_location: EveryNode\ngrpc_options: {port: 9000}\n"
+        "tracing_config: {}\ntarget_capacity: 50\n"
         + in_application("runtime_env: {pip: [x], env_vars: {A: b}}\nautoscaling_policy: {x: 1}")
     )
     assert [(w.line, w.path) for w in config.warnings] == [
-        (1, "proxy_location"),
-        (2, "grpc_options"),
+        (1, "tracing_config"),
+        (2, "target_capacity"),
         (5, "applications[0].runtime_env.pip"),
         (6, "applications[0].autoscaling_policy"),
     ]
     assert str(config.warnings[0]).startswith(
-        "f.yaml:1:1: proxy_location: proxy_location is ignored: proxies run where"
+        "f.yaml:1:1: tracing_config: tracing_config is ignored: there are no traces"
     )
     assert config.applications[0].runtime_env == RuntimeEnv(env_vars={"A": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "location"),
+    [
+        ("proxy_location: HeadOnly\n", "HeadOnly"),
+        ("proxy_location: HeadOnly\nhttp_options: {location: AllNodes}\n", "AllNodes"),
+        ("http_options: {location: Disabled}\n", "Disabled"),
+        ("proxy_location:\n", "EveryNode"),
+    ],
+)
+def test_which_machines_serve_http_may_stand_where_files_for_ray_serve_have_it(text: str, location: str) -> None:
+    config = read(text + in_application(""))
+    assert config.http_options.location == location
+    assert read_text(json.dumps(config.as_dict()), check_modules=False) == config
+
+
+def test_what_is_no_place_for_proxies_is_told_at_its_place() -> None:
+    with pytest.raises(ConfigFileError) as caught:
+        read("proxy_location: Everywhere\nhttp_options: {location: Nowhere}\n" + in_application(""))
+    assert [(p.line, p.path) for p in caught.value.problems] == [(1, "proxy_location"), (2, "http_options.location")]
+    assert "must be Disabled, HeadOnly, EveryNode or AllNodes, got 'Everywhere'." in caught.value.problems[0].message
 
 
 def test_null_sections_are_as_if_they_were_not_there() -> None:
@@ -152,7 +205,12 @@ applications:
 """
 
 SAID = [
-    ("1:1", "proxy", "There is no key 'proxy'. There are http_options, logging_config, applications."),
+    (
+        "1:1",
+        "proxy",
+        "There is no key 'proxy'. There are engine, http_options, admin_options, logging_config, applications, "
+        "proxy_location, grpc_options.",
+    ),
     ("3:3", "http_options.prot", "There is no key 'prot'. Did you mean 'port'?"),
     ("4:9", "http_options.port", "port must be an integer of at least 0 and at most 65535, got 70000."),
     (

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from modelplex.config import DeploymentConfig
+from modelplex.config import AdminOptions, DeploymentConfig
 from modelplex.config_file import hints, read_text
 from modelplex.config_file.document import Value
 from modelplex.config_file.places import Place
@@ -82,6 +82,7 @@ def test_types_and_defaults_are_those_of_the_classes() -> None:
 
 WRONG = """\
 proxy: 1
+proxy_location: Everywhere
 http_options: {prot: 80, port: 70000, request_timeout_s: "30", host: ""}
 logging_config: {log_level: LOUD}
 applications:
@@ -140,13 +141,15 @@ def test_its_limits_are_those_of_the_classes(kind: type[Any], option: str) -> No
         beside = {"min_replicas": 0}
     if option.startswith("ssl_"):
         beside = {"ssl_certfile": "file"}
+    if kind is AdminOptions:
+        beside |= {"token_file": "file"}
     limits = LIMITS[kind][option]
     outside, inside = outside_and_inside(limits)
     if "pattern" in limits:
         outside += ["not # good"]
     if "items" in limits:
         outside += [["not good"]]
-        inside += [["good"]]
+        inside += [limits["items"].get("enum", ["very.good"])]
     assert outside
     for value in outside:
         with pytest.raises((ValueError, TypeError)):
@@ -161,6 +164,7 @@ def test_every_option_with_a_rule_has_one_in_the_schema() -> None:
         if kind in OWN:
             continue
         beside: dict[str, Any] = {"name": "D"} if kind is DeploymentConfig else {}
+        beside |= {"token_file": "file"} if kind is AdminOptions else {}
         for option, hint in hints.of(kind).items():
             wrong: Any = -2 if {int, float} & set(hints.parts(hint)) else "nothing of the kind #"
             if option in limits or hints.misfits(_value(wrong), hint):

@@ -7,7 +7,8 @@ What the language of a block means:
   path; pytest runs it there if it is `# test_….py`. A page that calls `serve.run` without `_local_testing_mode` is
   served for real: http://127.0.0.1:8000 in its blocks becomes the address that the system chose.
 - `console` has commands, one a line, of the kinds that `check_command` knows. They are parsed, not run.
-- `py` is Python that needs what is not here, such as a bucket. It has to compile.
+- `py` is Python that needs what is not here, such as a bucket. It has to compile. That of clusters.md is run, with the
+  page's commands, by tests/system/test_cluster_docs.py.
 - `yaml` is a configuration file, which has to be right. It is written to the file that a first line names, as above.
 - `text` is for reading.
 """
@@ -16,70 +17,37 @@ import argparse
 import ast
 import contextlib
 import gc
+import itertools
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from pages import ADDRESS, ROOT, blocks_of
 
 from modelplex import config_file, driver, errors, serve
 from modelplex.cli import cli
-from modelplex.config import AutoscalingConfig, DeploymentConfig, HTTPOptions, MultiplexingConfig
+from modelplex.config import (
+    AutoscalingConfig,
+    DeploymentConfig,
+    GRPCOptions,
+    HTTPOptions,
+    MultiplexingConfig,
+    TenantConfig,
+)
 from modelplex.config_file.reading import names_of
 
-ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS]
 
-ADDRESS = "http://127.0.0.1:8000"
 PAGE_LINES_MAX = 160
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block. `line` is that of its fence, counted from 1."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    @property
-    def file_name(self) -> str:
-        """The file that it is the text of, or an empty string."""
-        found = re.match(r"# ([\w.-]+\.\w+)\n", self.text)
-        return found[1] if found else ""
-
-    def run(self, namespace: dict[str, Any], address: str) -> None:
-        text = self.text.replace(ADDRESS, address) if address else self.text
-        code = compile("\n" * self.line + text, str(self.page), "exec")  # so that tracebacks name the page's lines
-        exec(code, namespace)
-
-
-def blocks_of(page: Path, *languages: str) -> list[Block]:
-    """The fenced blocks of a page, of all languages unless some are named."""
-    blocks: list[Block] = []
-    opened: tuple[int, str] | None = None
-    lines = page.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.startswith("```"):
-            continue
-        if opened is None:
-            opened = number, line[3:].strip()
-        else:
-            assert line == "```", f"{page.name}:{number}: a block inside of a block"
-            text = "".join(f"{inner}\n" for inner in lines[opened[0] : number - 1])
-            blocks.append(Block(page, *opened, text))
-            opened = None
-    assert opened is None, f"{page.name}:{opened}: a block that does not end"
-    return [block for block in blocks if not languages or block.language in languages]
 
 
 def prose(page: Path) -> str:
@@ -180,6 +148,7 @@ def check_command(line: str, page: Path) -> None:
         return
     checks: dict[str, Callable[[list[str], Path], None]] = {
         "curl": check_curl,
+        "kubectl": check_kubectl,
         "make": check_make,
         "modelplex": check_modelplex,
         "pip": check_pip,
@@ -228,6 +197,13 @@ def check_curl(words: list[str], page: Path) -> None:
     assert parser.parse_args(words).url.startswith(ADDRESS)
 
 
+def check_kubectl(words: list[str], page: Path) -> None:
+    files = [file for option, file in itertools.pairwise(words) if option == "-f"]
+    assert all((ROOT / file).is_file() for file in files), f"{page.name}: {files} are not all there"
+    if "--" in words:
+        check_command(shlex.join(words[words.index("--") + 1 :]), page)
+
+
 def check_make(words: list[str], page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {word for word in words if "=" not in word} <= targets
@@ -246,7 +222,15 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["modelplex fly", "modelplex run program:app --nope", "modelplex run program:nope", "make nothing", "rm -r x"],
+    [
+        "modelplex fly",
+        "modelplex run program:app --nope",
+        "modelplex run program:nope",
+        "make nothing",
+        "kubectl apply -f nothing.yaml",
+        "kubectl exec pod -- modelplex fly",
+        "rm -r x",
+    ],
 )
 def test_a_command_that_does_not_exist_is_found(line: str) -> None:
     with pytest.raises(AssertionError):
@@ -275,6 +259,8 @@ def as_written(field: Field[Any]) -> tuple[str, str]:
         ("deployment-options.md", "deployment option", DeploymentConfig),
         ("autoscaling.md", "autoscaling option", AutoscalingConfig),
         ("http.md", "HTTP option", HTTPOptions),
+        ("grpc.md", "gRPC option", GRPCOptions),
+        ("tenants.md", "option of a tenant", TenantConfig),
         ("configuration.md", "part of `multiplexing_config`", MultiplexingConfig),
     ],
 )
@@ -303,9 +289,11 @@ def test_statuses_and_faults_are_those_of_the_code() -> None:
     shown = {name.strip("`") for _, name, *_ in rows}
     # The rest never gets as far as an HTTP client.
     rest = {"ModelplexError", "RequestCancelledError", "NotInReplicaError", "DeploymentFailedError", "ProtocolError"}
-    rest |= {"ApplicationImportError", "ConfigFileError", "NothingRunsError"}
+    rest |= {"ApplicationImportError", "ConfigFileError", "CredentialsError", "NothingRunsError"}
     # What loaders raise, of which clients hear as ModelLoadError.
     rest |= {"InvalidModelFileError", "UnsafeModelFileError", "StoreError", "StoreConfigError", "DiskCacheFullError"}
+    # What the admin interface answers; a kind of InvalidRequestError.
+    rest |= {"AliasNotSetError", "ModelPinnedError", "InvalidTensorError"}
     assert shown | rest == {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, Exception)}
 
 

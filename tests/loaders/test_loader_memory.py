@@ -17,6 +17,7 @@ from modelplex.runtime.give_back import malloc_trim
 pytestmark = [
     pytest.mark.system,
     pytest.mark.stores,
+    pytest.mark.long,
     pytest.mark.skipif(malloc_trim() is None, reason="the C library is not glibc"),
 ]
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -555,7 +556,67 @@ def test_the_lines_of_each_request_can_be_left_out(log: logging.Logger, tmp_path
     assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == expected
 
 
+@pytest.mark.parametrize("goes_the_short_way", [False, True])
+def test_the_lines_of_each_request_can_be_kept_from_the_console_alone(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str], tmp_path: Path, goes_the_short_way: bool
+) -> None:
+    handler = logs.start("c", "p", str(tmp_path), briefly=True, logger="modelplex")
+    access = logging.getLogger(logs.ACCESS_LOGGER)
+    (logs.FrequentLine(access) if goes_the_short_way else access.info)("Started executing request r")
+    log.warning("hello")
+    handler.close()
+    assert [line.split(" - ")[-1] for line in lines(tmp_path / "p.log")] == ["Started executing request r", "hello"]
+    assert [line.split(" - ")[-1] for line in capsys.readouterr().err.splitlines()] == ["hello"]
+
+
 def test_a_frequent_line_that_is_written_goes_the_short_way(log: logging.Logger, tmp_path: Path) -> None:
     handler = started(tmp_path)
     assert logs.FrequentLine(log)._only_handler() is handler
     handler.close()
+
+
+# What clients send
+
+
+HOSTILE = "a\r\nERROR 2026-01-01 forged\x1b[2J\x00\x9b\u2028\u202e b"
+
+
+def line_of(name: str, message: str, *arguments: object) -> str:
+    record = logging.LogRecord(name, logging.WARNING, "file.py", 7, message, arguments, None)
+    return LineFormatter("c", "p").format(record)
+
+
+def test_nothing_in_a_line_of_ours_begins_another_or_is_obeyed_by_a_terminal() -> None:
+    line = line_of("modelplex.runtime.proxy", "%s failed", HOSTILE)
+    assert line.isprintable()
+    assert line.endswith(r"a\r\nERROR 2026-01-01 forged\x1b[2J\x00\x9b\u2028\u202e b failed")
+    assert line_of("shop", "two\nlines").endswith("two\nlines")  # user code's own business
+
+
+def test_in_a_traceback_there_is_nothing_that_a_terminal_obeys() -> None:
+    try:
+        raise KeyError(f"x\x1b[2J\x07{1}") from ValueError("\x1b]0;title\x07")
+    except KeyError:
+        record = logging.LogRecord("modelplex.x", logging.ERROR, "f.py", 1, "no", (), sys.exc_info())
+    text = LineFormatter("c", "p").format(record)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert r"\x1b]0;title\x07" in text
+    assert text.count("\n") > 3
+
+
+def test_a_traceback_has_no_line_that_looks_like_one_of_the_log() -> None:
+    try:
+        raise ValueError("x\nERROR 2026-01-01 00:00:00,000 forged\nnot one")
+    except ValueError:
+        record = logging.LogRecord("modelplex.x", logging.ERROR, "f.py", 1, "no", (), sys.exc_info())
+    text = LineFormatter("c", "p").format(record)
+    assert [line for line in text.splitlines() if line.startswith("ERROR 2")] == [text.splitlines()[0]]
+    assert "\n  ERROR 2026-01-01" in text
+    assert "\nnot one" in text
+
+
+def test_json_lines_stay_one_line() -> None:
+    record = logging.LogRecord("modelplex.x", logging.WARNING, "f.py", 1, "%s", (HOSTILE,), None)
+    assert json.loads(JSONFormatter("c", "p").format(record))["message"] == HOSTILE
+    assert "\n" not in JSONFormatter("c", "p").format(record)

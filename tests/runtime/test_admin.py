@@ -2,24 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
+from asked_admin import Asked, asked_as
 from inline_app import app_of
-from proxy_client import Wire
 
 from modelplex import errors
 from modelplex.applications import apply_overrides
-from modelplex.config import HTTPOptions
 from modelplex.deployment import flatten
-from modelplex.runtime import admin, config_deployer
-from modelplex.runtime.admin import Admin
+from modelplex.runtime import admin_routes, config_deployer
 from modelplex.runtime.app_builder import read_config
 from modelplex.runtime.app_spec import AppSpec
 from modelplex.serve import DeploymentHandle
-from modelplex.testing import InlineCluster, run_virtual
+from modelplex.testing import run_virtual
+
+PUT = b"PUT /v1/config HTTP/1.1\r\ncontent-type: application/json\r\n"
 
 # What a build takes in this world.
 BUILD_S = 1.0
@@ -50,31 +49,8 @@ async def build(config: Mapping[str, Any], name: str, app_dir: str) -> AppSpec:
     return AppSpec.of(name, nodes, app.route_prefix, source=source)
 
 
-class Asked:
-    """A running system, and how to ask it."""
-
-    def __init__(self, cluster: InlineCluster) -> None:
-        self.cluster = cluster
-        self.shutdowns = 0
-        self.admin = Admin(cluster.controller, cluster.status, {"port": 1234}, self._shut_down)
-
-    def _shut_down(self) -> None:
-        self.shutdowns += 1
-
-    def wire(self) -> Wire:
-        wire = Wire(self.cluster.directory, HTTPOptions())
-        wire.connection._application = self.admin  # in place of a proxy
-        return wire
-
-    async def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        wire = self.wire()
-        data = body or b""
-        wire.say(f"{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data)
-        answer = await wire.read()
-        head, _, rest = answer.partition(b"\r\n\r\n")
-        assert b"content-type: application/json" in head
-        wire.leave()
-        return int(head.split()[1]), json.loads(rest)
+class Deployed(Asked):
+    """A system to which configurations are deployed."""
 
     async def deploy(self, *applications: dict[str, Any], query: str = "") -> tuple[int, Any]:
         return await self.ask("PUT", f"/v1/config{query}", config(*applications))
@@ -93,28 +69,18 @@ def app(name: str, code: str = "good", **more: Any) -> dict[str, Any]:
     return {"name": name, "import_path": f"code:{code}", "route_prefix": f"/{name.replace(' ', '')}", **more}
 
 
-@asynccontextmanager
-async def asked() -> AsyncIterator[Asked]:
-    before = asyncio.all_tasks()
-    async with InlineCluster() as cluster:
-        world = Asked(cluster)
-        yield world
-        await world.admin.close()
-    assert asyncio.all_tasks() <= before
-
-
-def in_world(check: Callable[[Asked], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch) -> None:
+def in_world(check: Callable[[Deployed], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_deployer, "build", build)
 
     async def main() -> None:
-        async with asked() as world, asyncio.timeout(1000):
+        async with asked_as(Deployed) as world, asyncio.timeout(1000):
             await check(world)
 
     run_virtual(main())
 
 
 def test_what_is_deployed_runs_and_is_told_and_what_is_not_there_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         await world.cluster.run(app_of(Good), "of a program", "/program")
         status, answer = await world.deploy(app("a"), app("b"))
         assert status == 200
@@ -134,7 +100,7 @@ def test_what_is_deployed_runs_and_is_told_and_what_is_not_there_any_more_ends(m
 
 
 def test_an_application_is_deleted_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         await world.deploy(app("a"), app("b c"))
         assert await world.ask("DELETE", "/v1/applications/b%20c") == (200, {})
         assert await world.names() == ["a"]
@@ -146,19 +112,51 @@ def test_an_application_is_deleted_by_its_name(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/"), ("GET", "/v2/status"), ("POST", "/v1/status"), ("GET", "/v1/shutdown"), ("DELETE", "/v1/config")],
+    [
+        ("GET", "/v2/status"),
+        ("GET", "/v1/status/"),
+        ("GET", "//v1/status"),
+        ("POST", "/v1/models//load"),
+        ("POST", "/v1/models/a/b/load"),
+        ("GET", "/v1"),
+        ("PUT", "/"),
+    ],
 )
 def test_there_are_no_other_pages(method: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         status, answer = await world.ask(method, path)
         assert (status, answer) == (404, {"error": f"There is no {method} {path} in the admin interface."})
+
+    in_world(check, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/status", "GET"),
+        ("GET", "/v1/shutdown", "POST"),
+        ("DELETE", "/v1/config", "GET, PUT"),
+        ("GET", "/v1/models/m/load", "POST"),
+    ],
+)
+def test_what_cannot_be_done_to_a_page_is_said_with_what_can(
+    method: str, path: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(world: Deployed) -> None:
+        wire = world.wire()
+        wire.say(f"{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n".encode())
+        answer = await wire.read()
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert f"allow: {allowed}\r\n".encode() in answer
+        assert f"there is {allowed}.".encode() in answer
+        wire.leave()
         assert world.shutdowns == 0
 
     in_world(check, monkeypatch)
 
 
 def test_the_end_is_begun_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         assert await world.ask("POST", "/v1/shutdown") == (202, {})
         assert world.shutdowns == 1
 
@@ -169,7 +167,7 @@ def test_the_end_is_begun_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     "body", [b"", b"x", b"\xff", b"[]", b"{}", b'{"config": 1, "app_dir": ""}', b"[" * 100_000, b'{"config": {}}']
 )
 def test_a_body_that_is_no_request_is_a_mistake_of_the_client(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         status, answer = await world.ask("PUT", "/v1/config", body)
         assert status == 400
         assert "The body must be an object with config and app_dir" in answer["error"]
@@ -178,7 +176,7 @@ def test_a_body_that_is_no_request_is_a_mistake_of_the_client(body: bytes, monke
 
 
 def test_all_that_is_wrong_with_a_configuration_is_told_and_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         await world.deploy(app("a"))
         status, answer = await world.deploy(app("b", route_prefix="b"), app("c", nonsense=1))
         assert status == 400
@@ -192,23 +190,49 @@ def test_all_that_is_wrong_with_a_configuration_is_told_and_nothing_is_changed(m
 
 
 def test_a_body_may_have_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
-        body = config(app("a"))
-        monkeypatch.setattr(admin, "BODY_BYTES_MAX", len(body))
-        assert (await world.ask("PUT", "/v1/config", body))[0] == 200
+    async def check(world: Deployed) -> None:
+        most = next(route for route in admin_routes.TABLE.routes if route.path.endswith("/load")).body_bytes_max
         wire = world.wire()
-        wire.say(b"PUT /v1/config HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n")
-        wire.say(body)
-        await asyncio.sleep(1)
-        wire.say(b" ")
+        head = b"POST /v1/models/m/load HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        wire.say(head + b"content-length: 1000000\r\n\r\n{")
+        for _ in range(most // 1024):
+            wire.say(b" " * 1024)
         assert (await wire.read()).startswith(b"HTTP/1.1 413 ")
+        wire.leave()
+        # What just fits is read, and found to be no body.
+        assert (await world.ask("POST", "/v1/models/m/load", b" " * most))[0] == 400
+
+    in_world(check, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+def test_a_body_has_to_say_that_it_is_json(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(world: Deployed) -> None:
+        wire = world.wire()
+        header = f"content-type: {kind}\r\n" if kind else ""
+        wire.say(f"POST /v1/models/m/load HTTP/1.1\r\nhost: a\r\n{header}content-length: 2\r\n\r\n{{}}".encode())
+        assert (await wire.read()).startswith(b"HTTP/1.1 415 ")
         wire.leave()
 
     in_world(check, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    "query", ["wait=perhaps", "nonsense=1", "wait=true&wait=false", "wait", "&".join(f"a{n}=" for n in range(99))]
+)
+def test_a_query_is_read_strictly(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(world: Deployed) -> None:
+        status, answer = await world.ask("PUT", f"/v1/config?{query}", config(app("a")))
+        assert status == 400
+        assert answer["error"].startswith("The query is wrong: ")
+        assert await world.names() == []
+        assert (await world.ask("GET", f"/v1/status?{query}"))[0] == 400
+
+    in_world(check, monkeypatch)
+
+
 def test_what_fails_is_told_and_what_does_not_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         status, answer = await world.deploy(app("a"), app("b", "bad"), app("c", "broken"))
         assert status == 500
         assert "no weights" in answer["error"]
@@ -229,7 +253,7 @@ def test_what_fails_is_told_and_what_does_not_runs(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_fault_of_ours_is_told_and_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         status, answer = await world.deploy(app("a", "fault"))
         assert (status, answer) == (500, {"error": "LookupError('a fault of ours')"})
         assert "An admin request could not be answered." in caplog.text
@@ -244,7 +268,7 @@ def test_a_fault_of_ours_is_told_and_logged(monkeypatch: pytest.MonkeyPatch, cap
 def test_who_does_not_wait_is_answered_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         now = asyncio.get_running_loop().time
         began = now()
         assert await world.deploy(app("a"), app("c", "broken"), query="?wait=false") == (202, {})
@@ -261,10 +285,10 @@ def test_who_does_not_wait_is_answered_at_once(
 
 
 def test_a_client_that_leaves_does_not_call_off_what_it_has_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         wire = world.wire()
         body = config(app("a"))
-        wire.say(b"PUT /v1/config HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        wire.say(PUT + b"content-length: %d\r\n\r\n" % len(body) + body)
         await asyncio.sleep(BUILD_S / 2)
         wire.leave()
         await asyncio.sleep(BUILD_S)
@@ -274,9 +298,9 @@ def test_a_client_that_leaves_does_not_call_off_what_it_has_asked_for(monkeypatc
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_has_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         wire = world.wire()
-        wire.say(b"PUT /v1/config HTTP/1.1\r\ncontent-length: 1000\r\n\r\n" + config(app("a")))
+        wire.say(PUT + b"content-length: 1000\r\n\r\n" + config(app("a")))
         await asyncio.sleep(1)
         wire.leave()
         await asyncio.sleep(BUILD_S + 1)
@@ -286,7 +310,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_has_asked_for_nothing(mo
 
 
 def test_the_newest_configuration_counts_however_long_each_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         older = asyncio.create_task(world.deploy(app("a", args={"build_s": 5}), app("old")))
         await asyncio.sleep(1)
         assert (await world.deploy(app("a"), app("new")))[0] == 200
@@ -300,7 +324,7 @@ def test_the_newest_configuration_counts_however_long_each_is_built(monkeypatch:
 
 
 def test_a_mistake_calls_off_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         right = asyncio.create_task(world.deploy(app("a")))
         await asyncio.sleep(BUILD_S / 2)
         assert (await world.deploy(app("b", nonsense=1)))[0] == 400
@@ -311,7 +335,7 @@ def test_a_mistake_calls_off_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_under_way_ends_with_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(world: Asked) -> None:
+    async def check(world: Deployed) -> None:
         asking = asyncio.create_task(world.deploy(app("a")))
         await asyncio.sleep(BUILD_S / 2)
         await world.admin.close()
@@ -319,5 +343,18 @@ def test_what_is_under_way_ends_with_the_interface(monkeypatch: pytest.MonkeyPat
         await asyncio.gather(asking, return_exceptions=True)
         await asyncio.sleep(BUILD_S + 1)
         assert await world.names() == []
+
+    in_world(check, monkeypatch)
+
+
+def test_what_was_decided_is_told_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(world: Asked) -> None:
+        handle = await world.cluster.run(app_of(Good))
+        responses = [handle.remote(), handle.remote()]
+        await asyncio.gather(*responses)
+        status, answer = await world.ask("GET", f"/v1/decisions?request_id={responses[0].request_id}&limit=9")
+        assert status == 200
+        assert [each["kind"] for each in answer["decisions"]] == ["end", "route"]
+        assert (await world.ask("GET", "/v1/decisions?limit=none"))[0] == 400
 
     in_world(check, monkeypatch)

@@ -34,7 +34,7 @@ class Published:
         self.now[model_id] = "loading"
         self.said.append(f"loading {model_id}")
 
-    def loaded(self, model_id: str, load_s: float) -> None:
+    def loaded(self, model_id: str, load_s: float, fetch_s: float | None) -> None:
         self.now[model_id] = "loaded"
         self.said.append(f"loaded {model_id}")
 
@@ -421,7 +421,7 @@ async def test_only_so_many_are_resolved_at_a_time_and_known() -> None:
         return await inner(model_id)
 
     world.host = ModelHost(
-        Loader(world.host._cached._loader.func, CacheOptions(resolve=resolve)), None, ThreadPoolExecutor(1), world.said
+        Loader(world.host.cached._loader.func, CacheOptions(resolve=resolve)), None, ThreadPoolExecutor(1), world.said
     )
     await asyncio.gather(*(world.get(name) for name in world.store))
     assert peak == config.RESOLVES_MAX

@@ -134,7 +134,7 @@ async def test_who_takes_over_knows_the_aliases_that_were_in_use() -> None:
     LOADS.clear()
     AWAY.clear()
     async with replica_of(Shops) as replica:
-        await replica._models.warm(models, 60)
+        await replica.models.warm(models, 60)
         assert sorted(LOADS) == ["shop@2", "shop@3"]
         welcome = await RawRouter(replica).first_of(Welcome)
         assert sorted(welcome.loaded) == ["shop@2", "shop@3", "shop@latest", "shop@stable"]

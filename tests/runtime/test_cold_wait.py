@@ -413,6 +413,73 @@ async def test_of_two_loaders_only_the_request_could_say_which_one_loads() -> No
         assert router.all_of(messages.ModelLoading) == []
 
 
+# Ahead of demand
+
+
+@in_virtual_time
+async def test_a_model_that_is_worth_it_is_loaded_ahead() -> None:
+    async with replica_of(Known) as replica:
+        router = RawRouter(replica)
+        router.say(Prefetch("a", 1.0, 0.5))
+        await asyncio.sleep(2)
+        assert [m.model_id for m in router.all_of(messages.ModelLoaded)] == ["a"]
+        router.say(Prefetch("a", 1.0, 0.5))
+        await asyncio.sleep(2)
+        assert router.all_of(messages.ModelGone) == []
+
+
+@in_virtual_time
+@pytest.mark.parametrize("model_id", ["invented", "broken"])
+async def test_what_will_not_be_loaded_ahead_is_said_to_be_gone(model_id: str) -> None:
+    async with replica_of(Known) as replica:
+        router = RawRouter(replica)
+        router.say(Prefetch(model_id, 1.0))
+        await asyncio.sleep(2)
+        assert {m.model_id for m in router.all_of(messages.ModelGone)} == {model_id}
+        assert leases_held(replica) == 0
+
+
+@in_virtual_time
+async def test_nothing_is_evicted_for_what_is_worth_less() -> None:
+    class One:
+        @multiplexed(max_num_models_per_replica=1)
+        async def get(self, model_id: str) -> str:
+            await asyncio.sleep(1)
+            return model_id
+
+        async def __call__(self) -> None:
+            await self.get("first")
+
+    async with replica_of(One) as replica:
+        router = RawRouter(replica)
+        await router.reply(router.call(model_id="first"))
+        router.say(Prefetch("cheap", replica.harm_s))
+        await asyncio.sleep(2)
+        assert [m.model_id for m in router.all_of(messages.ModelGone)] == ["cheap"]
+        router.say(Prefetch("dear", replica.harm_s + 0.1))
+        await asyncio.sleep(2)
+        assert [m.model_id for m in router.all_of(messages.ModelGone)] == ["cheap", "first"]
+        assert [m.model_id for m in router.all_of(messages.ModelLoaded)] == ["first", "dear"]
+
+
+@in_virtual_time
+async def test_of_two_loaders_none_loads_ahead_and_that_is_said() -> None:
+    class Two:
+        @multiplexed
+        async def one(self, model_id: str) -> str:
+            return model_id
+
+        @multiplexed
+        async def other(self, model_id: str) -> str:
+            return model_id
+
+    async with replica_of(Two) as replica:
+        router = RawRouter(replica)
+        router.say(Prefetch("a", 1.0))
+        await asyncio.sleep(1)
+        assert [m.model_id for m in router.all_of(messages.ModelGone)] == ["a"]
+
+
 # User code
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from scripted_engine import ScriptedEngine
+from scripted_engine import ScriptedEngine, ScriptedProcess
 
 from modelplex import errors, serve
 from modelplex.deployment import Application, flatten
@@ -13,7 +13,7 @@ from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.status import ReplicaLeaks
 from modelplex.testing import run_virtual
-from modelplex.wire.messages import Leaks, Stop
+from modelplex.wire.messages import Leaks, Message, Stop, encode
 
 
 @serve.deployment(num_replicas=2, graceful_shutdown_timeout_s=3)
@@ -25,6 +25,10 @@ class Below:
 class Above:
     def __init__(self, below: serve.DeploymentHandle) -> None:
         pass
+
+
+class Plain:
+    pass
 
 
 def app() -> Application:
@@ -274,5 +278,45 @@ def test_a_deployment_that_is_called_off_leaves_nothing_running(turns: int) -> N
             await deploying
         assert not world.engine.of("Below")
         assert not world.engine.of("Above")
+
+    in_world(check)
+
+
+def test_a_replica_leaves_the_table_of_every_process_before_it_is_told_to_stop() -> None:
+    async def check(world: World) -> None:
+        await world.deploy()
+        [above] = world.engine.of("Above")
+        first, _ = world.engine.of("Below")
+        known: list[set[str]] = []
+
+        def send(message: Message) -> None:
+            if isinstance(message, Stop):
+                known.append({r.replica_id for d in above.table.deployments for r in d.replicas})
+            ScriptedProcess.send(first, message)
+
+        first.send = send  # type: ignore[method-assign]
+        for tick in range(1000):
+            world.controller.changed()  # something was always told a moment ago
+            await asyncio.sleep(0.01)
+            if tick == 2:
+                world.controller._apps["a"].deployments["Below"].processes.replace(first.name, "is old")
+        assert known
+        assert first.name not in known[0]
+
+    in_world(check)
+
+
+def test_a_thousand_replicas_cost_each_process_one_table_and_the_changes() -> None:
+    async def check(world: World) -> None:
+        many = serve.deployment(num_replicas=1000, name="Many")(Plain)
+        await world.controller.deploy(AppSpec.of("a", flatten(many.bind(), "a"), "/a"))
+        [first, *_] = world.engine.of("Many")
+        assert len(first.table.deployments[0].replicas) == 1000
+        assert sum(len(encode(message)) for message in first.said) < 200_000
+        before = len(first.said)
+        world.engine.of("Many")[-1].dies()
+        await asyncio.sleep(1)
+        assert len(first.table.deployments[0].replicas) == 1000
+        assert 0 < sum(len(encode(message)) for message in first.said[before:]) < 500
 
     in_world(check)

@@ -24,12 +24,14 @@ class PatientProxy(ScriptedProcess):
 
     def send(self, message: Message) -> None:
         super().send(message)
-        if isinstance(message, messages.Table) and message.apps and not self.started.done():
+        if isinstance(message, messages.Table | messages.TableChange) and self.table.apps and not self.started.done():
             self.starts()
 
 
 class EngineOfAProxy(ScriptedEngine):
-    async def start_proxy(self, tag: str, options: HTTPOptions, listener: socket.socket) -> Any:
+    async def start_proxy(
+        self, tag: str, options: HTTPOptions, listener: socket.socket | None, machine: str = ""
+    ) -> Any:
         process = PatientProxy("proxy")
         self.proxies.append(process)
         return process

@@ -384,7 +384,7 @@ async def test_an_update_never_has_more_or_fewer_replicas_than_it_may() -> None:
 
     async def watch(it: World) -> None:
         while True:
-            counts.append(len([r for r in it.replicas if not r._retiring]))
+            counts.append(len([r for r in it.replicas if not r.retiring]))
             await asyncio.sleep(0.05)
 
     async with world(plain("old", num_replicas=5, rolling_update_percentage=0.4)) as it:

@@ -17,9 +17,11 @@ from modelplex.runtime.http_connection import (
     HTTPConnection,
 )
 from modelplex.runtime.http_exchange import COPIED_BYTES_MAX, STALL_TIMEOUT_S, HTTPExchange
-from modelplex.runtime.http_parser import HEAD_BYTES_MAX
+from modelplex.runtime.http_parser import HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
+from modelplex.runtime.http_patience import HEAD_TIMEOUT_S
 
 TIMEOUT_S = 5.0
+BODY_TIMEOUT_S = 60.0
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -99,13 +101,13 @@ class Wire:
     Without an `application` they are answered by the test.
     """
 
-    def __init__(self, application: Callable[[HTTPExchange], None] | None = None) -> None:
+    def __init__(self, application: Callable[[HTTPExchange], None] | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.exchanges: list[HTTPExchange] = []
         self.lost: list[int] = []
         self.open = 0
         self._application = application
         self.transport = FakeTransport()
-        self.connection = self.transport.connection = HTTPConnection(self._apply, self, TIMEOUT_S)
+        self.connection = self.transport.connection = HTTPConnection(self._apply, self, timeout_s, BODY_TIMEOUT_S)
         self.connection.connection_made(self.transport)
 
     def _apply(self, exchange: HTTPExchange) -> None:
@@ -183,7 +185,8 @@ async def test_a_request_as_the_application_sees_it() -> None:
 @in_virtual_time
 async def test_targets(target: bytes, path: str, raw_path: bytes, query: bytes) -> None:
     wire = Wire()
-    wire.send(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    host = b"h:80" if b":80" in target else b"h"
+    wire.send(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
     [exchange] = wire.exchanges
     assert (exchange.path, exchange.raw_path, exchange.query_string) == (path, raw_path, query)
 
@@ -318,6 +321,23 @@ BAD = {
     "bare LF in chunks": CHUNKED + b"5\nhello\r\n0\r\n\r\n",
     "bare LF in a chunk's extension": CHUNKED + b"5;a\nhello\r\n0\r\n\r\n",
     "chunk size after an upgrade": UPGRADE + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "the same host twice": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    "a URL of another host": b"GET http://evil/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a URL of a longer host": b"GET http://ab/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a URL with a user": b"GET http://a@evil/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "tab before the colon": b"POST / HTTP/1.1\r\nTransfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n",
+    "coding after a vertical tab": b"POST / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "coding in quotes": b'POST / HTTP/1.1\r\nTransfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
+    "identity coding": b"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\nhello",
+    "NUL in a name": b"GET / HTTP/1.1\r\nHo\0st: a\r\n\r\n",
+    "NUL in the target": b"GET /\0 HTTP/1.1\r\n\r\n",
+    "space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "negative length": b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\nhello",
+    "empty length": b"POST / HTTP/1.1\r\nContent-Length: \r\n\r\nhello",
+    "two lengths that differ": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "bare CR in a chunk's extension": CHUNKED + b"5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "no end of a chunk": CHUNKED + b"5\r\nhelloXX0\r\n\r\n",
     "length in the trailers": CHUNKED + b"0\r\nContent-Length: 5\r\n\r\n",
 }
 
@@ -404,10 +424,10 @@ async def test_a_bad_body_that_waits_for_its_turn_never_gets_it() -> None:
     "head",
     [
         b"GET / HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES_MAX + b"\r\n\r\n",
-        b"GET /" + b"x" * HEAD_BYTES_MAX + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (HEADERS_MAX + 1) + b"\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (HEAD_BYTES_MAX // 6 + 1) + b"\r\n",
     ],
-    ids=["value", "target", "many"],
+    ids=["value", "headers", "many"],
 )
 @pytest.mark.parametrize("size_bytes", [1000, 2**20])
 @in_virtual_time
@@ -1115,3 +1135,143 @@ async def test_the_date_is_that_of_the_second(monkeypatch: pytest.MonkeyPatch) -
     wire.send(GET)
     assert b"date: Sun, 09 Sep 2001 01:46:40 GMT\r\n" in wire.transport.writes[0]
     assert b"date: Sun, 09 Sep 2001 01:46:41 GMT\r\n" in wire.transport.writes[1]
+
+
+# Slow clients
+
+
+@in_virtual_time
+async def test_a_url_may_have_so_many_bytes() -> None:
+    wire = Wire(echo)
+    wire.send(b"GET /" + b"x" * (TARGET_BYTES_MAX - 1) + b" HTTP/1.1\r\n\r\n")
+    assert wire.got == ok(b"")
+    for size_bytes in (1, 1000, 2**20):
+        wire, head = Wire(echo), b"GET /" + b"x" * TARGET_BYTES_MAX + b" HTTP/1.1\r\n\r\n"
+        for at in range(0, len(head), size_bytes):
+            wire.send(head[at : at + size_bytes])
+        assert wire.got.startswith(b"HTTP/1.1 414 ")
+        assert wire.transport.is_closing()
+
+
+@in_virtual_time
+async def test_a_head_has_less_time_than_an_idle_connection() -> None:
+    wire = Wire(echo, timeout_s=90.0)
+    await asyncio.sleep(80)
+    for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 100:
+        wire.send(bytes([byte]))
+        await asyncio.sleep(1)
+        if wire.transport.is_closing():
+            break
+    now = asyncio.get_running_loop().time()
+    assert wire.transport.is_closing()
+    assert 80 + HEAD_TIMEOUT_S <= now <= 80 + HEAD_TIMEOUT_S + 2
+    assert not wire.got
+
+
+@in_virtual_time
+async def test_a_connection_between_requests_has_its_own_time() -> None:
+    wire = Wire(echo, timeout_s=90.0)
+    wire.send(GET)
+    await asyncio.sleep(89)
+    assert not wire.transport.is_closing()
+    wire.send(GET)
+    await asyncio.sleep(89)
+    assert not wire.transport.is_closing()
+    await asyncio.sleep(2)
+    assert wire.transport.is_closing()
+
+
+@pytest.mark.parametrize(
+    "head", [CHUNKED, b"POST / HTTP/1.1\r\nContent-Length: 9999\r\n\r\n"], ids=["chunks", "length"]
+)
+@pytest.mark.parametrize("period_s", [1.0, 1e9], ids=["byte by byte", "silent"])
+@in_virtual_time
+async def test_a_body_that_comes_too_slowly_is_told_so(head: bytes, period_s: float) -> None:
+    wire = Wire()
+    await asyncio.sleep(4)
+    wire.send(head)
+    [exchange] = wire.exchanges
+    for _ in range(1000):
+        if wire.transport.is_closing():
+            break
+        wire.send(b"1\r\nx\r\n" if head is CHUNKED else b"x")
+        await asyncio.sleep(min(period_s, 100.0))
+    assert wire.got.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close\r\n" in wire.got
+    await turns(3)
+    assert (wire.lost, exchange.lost, wire.open) == ([0], True, 0)
+
+
+@in_virtual_time
+async def test_a_body_that_makes_progress_may_take_any_time() -> None:
+    wire = Wire()
+    wire.send(b"POST / HTTP/1.1\r\nContent-Length: 20480\r\n\r\n")
+    for _ in range(20):
+        await asyncio.sleep(BODY_TIMEOUT_S - 1)
+        wire.send(b"x" * 1024)
+        await wire.exchanges[0].read()
+    wire.answer()
+    assert wire.got == ok()
+
+
+@in_virtual_time
+async def test_a_client_that_is_not_read_from_is_not_slow() -> None:
+    wire = Wire()
+    wire.send(b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n")
+    wire.send(bytes(UNREAD_BYTES_MAX + 1))
+    assert wire.transport.paused
+    await asyncio.sleep(10 * BODY_TIMEOUT_S)
+    assert not wire.transport.is_closing()
+    await wire.exchanges[0].read()
+    assert wire.transport.is_reading()
+    await asyncio.sleep(BODY_TIMEOUT_S - 1)
+    assert not wire.transport.is_closing()
+    await asyncio.sleep(BODY_TIMEOUT_S)
+    assert wire.got.startswith(b"HTTP/1.1 408 ")
+
+
+@in_virtual_time
+async def test_a_client_that_was_not_told_to_go_on_is_not_slow() -> None:
+    wire = Wire()
+    wire.send(EXPECTS)
+    await asyncio.sleep(10 * BODY_TIMEOUT_S)
+    assert not wire.transport.is_closing()
+    wire.answer()
+    assert wire.transport.eof
+
+
+@in_virtual_time
+async def test_whom_a_connection_waits_for() -> None:
+    """So that the server knows which to close when they are too many."""
+    loop = asyncio.get_running_loop()
+    wire = Wire()
+    began = loop.time()
+
+    def since() -> float | None:
+        return wire.connection.patience.waiting_since
+
+    assert since() == began
+    await asyncio.sleep(1)
+    wire.send(b"GET")
+    assert since() == began + 1
+    await asyncio.sleep(1)
+    wire.send(b" / HTTP/1.1\r\n\r\n")
+    assert since() is None
+    wire.answer()
+    assert since() == began + 2
+    wire.send(POST + b"x")
+    await asyncio.sleep(1)
+    assert since() == began + 2
+    wire.send(b"elloGET")
+    assert since() is None
+
+
+@in_virtual_time
+async def test_refused_a_connection_is_told_why_and_closed() -> None:
+    wire = Wire(echo)
+    wire.connection.refuse(503, b"full")
+    wire.send(GET)
+    assert wire.got.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert wire.got.endswith(b"connection: close\r\n\r\nfull")
+    assert wire.transport.is_closing()
+    assert not wire.exchanges

@@ -199,6 +199,7 @@ async def test_stopped_it_breaks_off_what_takes_too_long() -> None:
 @on_uvloop
 async def test_stopped_it_closes_who_was_accepted_last() -> None:
     class Late:
+        client = None
         stopped = False
 
         def stop(self) -> None:

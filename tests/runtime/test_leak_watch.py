@@ -36,7 +36,7 @@ class Silent:
 
     def loading(self, model_id: str) -> None: ...
 
-    def loaded(self, model_id: str, load_s: float) -> None: ...
+    def loaded(self, model_id: str, load_s: float, fetch_s: float | None) -> None: ...
 
     def gone(self, model_id: str) -> None: ...
 
@@ -376,9 +376,9 @@ async def test_the_process_is_not_judged_while_the_size_of_a_model_is_unknown(pr
 
     world = World(make, models_max=2)
     world.watch.follow(world.reports.append, Told())
-    world.host._cached._runner._running = 1  # another model loads all the while
+    world.host.cached._runner._running = 1  # another model loads all the while
     await world.use("a", "b", "c")
-    world.host._cached._runner._running = 0
+    world.host.cached._runner._running = 0
     await world.use("d")  # c is still there
     assert told == []
     await world.use("e")
@@ -523,7 +523,7 @@ async def test_the_variables_of_a_request_are_not_held_by_timers() -> None:
     value = await asyncio.create_task(request())
     await asyncio.sleep(0)
     assert world.watch._timer is not None
-    assert world.host._cached._timer is not None
+    assert world.host.cached._timer is not None
     assert value() is None
 
 

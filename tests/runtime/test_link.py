@@ -1,6 +1,7 @@
 """Links: what arrives, in which order, and how they end."""
 
 import asyncio
+import errno
 import math
 from collections.abc import Iterable
 
@@ -147,6 +148,23 @@ async def test_a_receiver_may_close_the_link_that_it_hears_from() -> None:
 
 
 # Over a socket
+
+
+@pytest.mark.parametrize(
+    ("error", "cut"),
+    [
+        (None, False),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), False),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), False),
+        (TimeoutError(), False),  # somebody's patience, not the network
+        (TimeoutError(errno.ETIMEDOUT, "timed out"), True),
+        (OSError(errno.EHOSTUNREACH, "no route"), True),
+    ],
+)
+async def test_a_link_that_is_lost_says_whether_the_network_was_cut(error: Exception | None, cut: bool) -> None:
+    link = over(Wire())
+    link.connection_lost(error)
+    assert link.is_cut == cut
 
 
 class Wire(asyncio.Transport):

@@ -27,7 +27,7 @@ class Published:
     def loading(self, model_id: str) -> None:
         self.said.append(f"loading {model_id}")
 
-    def loaded(self, model_id: str, load_s: float) -> None:
+    def loaded(self, model_id: str, load_s: float, fetch_s: float | None) -> None:
         self.said.append(f"loaded {model_id}")
 
     def gone(self, model_id: str) -> None:

@@ -193,7 +193,7 @@ async def test_another_class_takes_over_with_the_version_that_has_it() -> None:
         await handle.remote()
         for kwargs in ({"n": 2}, {"n": 1}):
             await cluster.run(routed_by(Nth, kwargs))
-            ids = sorted(info.replica_id for info in cluster.controller.table().deployments[0].replicas)
+            ids = sorted(info.replica_id for info in cluster.controller._table().deployments[0].replicas)
             assert [await handle.remote() for _ in range(3)] == [ids[kwargs["n"]]] * 3
         await cluster.run(routed_by(Nth, {"n": 1}).deployment.options(request_router_config=None).bind())
         assert len({await handle.remote() for _ in range(6)}) == 3

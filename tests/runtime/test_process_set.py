@@ -444,3 +444,19 @@ def test_stopping_during_a_replacement_leaves_no_process(delay_s: float) -> None
         assert len(asyncio.all_tasks()) == 1
 
     run_virtual(main())
+
+
+def test_those_that_are_to_stop_have_left_and_that_is_told_before_any_of_them_is_told_to() -> None:
+    async def main() -> None:
+        told: list[tuple[list[str], list[str]]] = []
+        world = World(count=3)
+        world.set._before_stop = lambda: told.append((list(world.set.running), world.told_to_stop()))
+        await world.all_started()
+        world.set.want(Goal("v1", 1))
+        assert told == [(["p0"], [])]
+        assert world.published[-1] == ["p0"]
+        await asyncio.sleep(1)
+        assert world.told_to_stop() == ["p2", "p1"] or world.told_to_stop() == ["p1", "p2"]
+        await world.set.stop()
+
+    run_virtual(main())

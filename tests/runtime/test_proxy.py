@@ -105,6 +105,17 @@ def test_what_a_deployment_returns_becomes_an_answer(path: str, content_type: st
     with_client(check)
 
 
+def test_a_request_that_names_two_models_is_refused() -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        names = [("serve_multiplexed_model_id", "a"), ("serve-multiplexed-model-id", "b")]
+        two = await client.get("/model", headers=names)
+        assert (two.status_code, two.text) == (400, "The request names two models, 'a' and 'b'.")
+        same = await client.get("/model", headers=[(name, "a") for name, _ in names])
+        assert same.text == "A"
+
+    with_client(check)
+
+
 def test_a_starlette_response_is_sent_as_it_is() -> None:
     async def check(client: httpx.AsyncClient) -> None:
         answer = await client.get("/response")

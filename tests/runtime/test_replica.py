@@ -9,9 +9,11 @@ from held_call import HeldCall
 from raw_router import RawRouter, replica_of
 from virtual_time import in_virtual_time, turns
 
-from modelplex import context
+from modelplex import context, loaded
 from modelplex.config import UNLIMITED
+from modelplex.core.occupancy import TOLD_MAX
 from modelplex.multiplex import Loader, multiplexed
+from modelplex.runtime import model_hosts
 from modelplex.runtime.payload import dumps
 from modelplex.wire import messages
 from modelplex.wire.messages import (
@@ -260,6 +262,21 @@ async def test_a_router_that_was_refused_is_told_once() -> None:
 
 
 @in_virtual_time
+async def test_of_many_routers_that_were_refused_some_hear_of_a_free_slot_at_once_and_all_soon() -> None:
+    async with replica_of(Sleeper, max_ongoing_requests=1) as replica:
+        busy, refused = RawRouter(replica), [RawRouter(replica) for _ in range(100)]
+        stream = busy.call("__call__", 10)
+        await turns(5)
+        for router in refused:
+            router.call()
+        await busy.reply(stream)
+        await turns(5)
+        assert [len(router.all_of(Ongoing)) for router in refused] == [1] * TOLD_MAX + [0] * (100 - TOLD_MAX)
+        await asyncio.sleep(0.1)
+        assert all(router.all_of(Ongoing) == [Ongoing(0)] for router in refused)
+
+
+@in_virtual_time
 async def test_a_router_that_finds_the_replica_full_on_arrival_is_told_of_a_free_slot() -> None:
     async with replica_of(Sleeper, max_ongoing_requests=1) as replica:
         busy = RawRouter(replica)
@@ -421,6 +438,7 @@ class SlowLink:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.is_remote = self.is_cut = False
 
     def send(self, message: Message, body: bytes | memoryview = b"") -> None:
         self.said.append(type(message).__name__)
@@ -476,3 +494,33 @@ async def test_a_router_tells_how_popular_the_model_is_that_a_request_names(name
             await router.reply(router.call("__call__", "b"))
             harms_s.append((await RawRouter(replica).first_of(Welcome)).harm_s)
     assert (harms_s[0] < harms_s[1]) == counts
+
+
+# Files on the disk
+
+
+@in_virtual_time
+async def test_a_replica_says_whose_files_are_on_the_disk_and_how_long_they_were_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_hosts, "ON_DISK_MAX", 2)
+    fetches_s = {"a": 0.5, "b": 0.0, "c": 0.25}
+
+    class Stored:
+        @multiplexed(max_num_models_per_replica=1)
+        async def get(self, model_id: str) -> str:
+            if model_id in fetches_s:
+                loaded.note_fetch(fetches_s[model_id])
+            return model_id
+
+        async def __call__(self, model_id: str) -> None:
+            await self.get(model_id)
+
+    async with replica_of(Stored) as replica:
+        router = RawRouter(replica)
+        for model_id in ("a", "b", "plain", "a", "c"):
+            await router.reply(router.call("__call__", model_id))
+        told = [(m.model_id, m.fetch_s) for m in router.all_of(messages.ModelLoaded)]
+        assert told == [("a", 0.5), ("b", 0.0), ("plain", None), ("a", 0.5), ("c", 0.25)]
+        welcome = await RawRouter(replica).first_of(messages.Welcome)
+        assert welcome.on_disk == ["a", "c"]

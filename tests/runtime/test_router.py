@@ -6,12 +6,13 @@ import weakref
 from typing import Any
 
 import pytest
-from router_alone import SOON_S, body_of, router_to, soon, timers_left
+from router_alone import SOON_S, Requests, body_of, router_to, soon, timers_left
 from scripted_replica import ScriptedReplica
 from virtual_time import in_virtual_time
 
 from modelplex import config, errors
 from modelplex.core.routing import LOSSES_MAX
+from modelplex.runtime.link import Link
 from modelplex.runtime.router import Exchange
 from modelplex.runtime.streams import REPLAY_BYTES_MAX, WINDOW_BYTES, Upload
 from modelplex.wire import messages
@@ -944,3 +945,128 @@ async def test_a_request_that_is_answered_in_time_leaves_no_timer() -> None:
         replica.answer(replica.streams[0], b"answer")
         assert await body_of(exchange) == b"answer"
         assert timers_left() == timers
+
+
+# A link that is replaced after the network was cut
+
+
+async def relink(requests: Requests, replica: ScriptedReplica) -> Link:
+    """The link is cut by the network, and another one is opened. Answers the router's end of the one before."""
+    peer = requests.router._links._peers[replica.replica_id]
+    assert peer.link is not None
+    peer.gone.set_result(None)
+    await soon()
+    assert requests.router._links.get(replica.replica_id) is not peer.link
+    return peer.link
+
+
+@in_virtual_time
+async def test_what_was_sent_by_a_link_that_was_cut_is_sent_by_the_next_one() -> None:
+    replica = ScriptedReplica(loaded=("m",))
+    async with router_to(replica) as requests:
+        exchange = requests.send("m")
+        await soon()
+        [stream] = replica.streams
+        before = await relink(requests, replica)
+        assert replica.streams == [stream, stream]
+        late = messages.Answer(stream, 200, [], "", 0.0, 0.0, False, 0)
+        requests.router.received(replica.replica_id, before, late, b"late")
+        await soon()
+        assert exchange.head is None
+        replica.answer(stream, b"answer")
+        assert await body_of(exchange) == b"answer"
+
+
+@in_virtual_time
+async def test_who_waits_for_a_replica_whose_link_was_cut_is_served_by_the_next_one() -> None:
+    replica = ScriptedReplica(slots=1, loaded=("m",))
+    async with router_to(replica) as requests:
+        exchanges = [requests.send("m") for _ in range(2)]
+        await soon()
+        await relink(requests, replica)
+        [first] = set(replica.streams)
+        replica.answer(first, b"first")
+        await soon()
+        replica.answer(replica.streams[-1], b"second")
+        assert [await body_of(exchange) for exchange in exchanges] == [b"first", b"second"]
+
+
+@in_virtual_time
+async def test_an_answer_that_had_begun_on_a_link_that_was_cut_is_lost() -> None:
+    replica = ScriptedReplica(loaded=("m",))
+    async with router_to(replica) as requests:
+        exchange = requests.send("m")
+        await soon()
+        replica.answer(replica.streams[0], b"part", more=True)
+        await soon()
+        await relink(requests, replica)
+        with pytest.raises(errors.ReplicaLostError):
+            await body_of(exchange)
+        assert len(replica.streams) == 1
+
+
+@in_virtual_time
+async def test_an_upload_that_is_too_long_to_keep_is_lost_with_its_link() -> None:
+    replica = ScriptedReplica()
+    async with router_to(replica) as requests:
+        upload = Upload(b"", more=True)
+        exchange = requests.send(upload=upload)
+        await soon()
+        for _ in range(REPLAY_BYTES_MAX // CHUNK_BYTES + 2):
+            replica.say(Credit(replica.streams[0], CHUNK_BYTES))
+            await upload.write(b"x" * CHUNK_BYTES, more=True)
+        await soon()
+        await relink(requests, replica)
+        with pytest.raises(errors.ReplicaLostError):
+            await body_of(exchange)
+        assert len(replica.streams) == 1
+
+
+@in_virtual_time
+async def test_a_replica_that_is_wanted_again_by_the_same_link_goes_on() -> None:
+    replica = ScriptedReplica(slots=1, loaded=("m",))
+    async with router_to(replica) as requests:
+        first = requests.send("m")
+        await soon()
+        requests.router.update(())
+        second = requests.send("m")
+        requests.router.update(requests.network.infos())
+        await soon()
+        assert len(replica.streams) == 1
+        replica.answer(replica.streams[0], b"first")
+        await soon()
+        replica.answer(replica.streams[1], b"second")
+        assert (await body_of(first), await body_of(second)) == (b"first", b"second")
+
+
+# Ahead of demand, and nearness
+
+
+@in_virtual_time
+async def test_a_hot_model_of_a_replica_that_dies_is_loaded_by_another_before_it_is_asked_for() -> None:
+    one, other = ScriptedReplica("one", loaded=("hot",), slots=9), ScriptedReplica("other", slots=9)
+    async with router_to(one, other) as requests:
+        for _ in range(20):
+            exchange = requests.send("hot")
+            await soon()
+            one.answer(one.streams[-1])
+            await body_of(exchange)
+        one.die()
+        await soon()
+        [asked] = other.all_of(messages.Prefetch)
+        assert asked.model_id == "hot"
+        assert asked.worth_s is not None
+        assert asked.share > 0
+
+
+@in_virtual_time
+async def test_a_router_that_ends_has_nothing_loaded() -> None:
+    one, other = ScriptedReplica("one", loaded=("hot",), slots=9), ScriptedReplica("other", slots=9)
+    async with router_to(one, other) as requests:
+        for _ in range(20):
+            exchange = requests.send("hot")
+            await soon()
+            one.answer(one.streams[-1])
+            await body_of(exchange)
+    await soon()
+    assert other.all_of(messages.Prefetch) == []

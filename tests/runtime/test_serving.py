@@ -26,6 +26,8 @@ class SpyLink:
 
     replica: Replica
     sent: list[tuple[Message, int, int]] = field(default_factory=list)
+    is_remote: bool = False
+    is_cut: bool = False
 
     def send(self, message: Message, body: bytes | memoryview = b"") -> None:
         self.sent.append((message, self.replica.ongoing, leases_held(self.replica)))

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import socket
 import ssl
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,29 @@ def test_a_file_that_is_missing_or_is_something_else_is_told_by_its_option(
 def test_a_key_of_another_certificate_is_told_so(own: Certificate, other: Certificate) -> None:
     with pytest.raises(DeploymentFailedError, match=r"ssl_keyfile=.* has not the key of the certificate"):
         server_context(HTTPOptions(ssl_certfile=own.cert, ssl_keyfile=other.key))
+
+
+@on_uvloop
+async def test_nothing_older_than_tls_1_2_is_spoken(own: Certificate) -> None:
+    async with serving(ssl_certfile=own.cert, ssl_keyfile=own.key) as port:
+        for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+            context = client_context(own.cert)
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                context.minimum_version = context.maximum_version = version
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        context = client_context(own.cert)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        assert await get(port, context) == "https"
+
+
+def test_ciphers_are_forward_secret_and_there_is_no_renegotiation(own: Certificate) -> None:
+    context = server_context(HTTPOptions(ssl_certfile=own.cert, ssl_keyfile=own.key))
+    assert context is not None
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    names = [cipher["name"] for cipher in context.get_ciphers()]
+    assert names
+    assert all(name.startswith(("TLS_", "ECDHE-", "DHE-")) for name in names), names

@@ -33,6 +33,8 @@ class Ear:
 
     sent: list[Records] = field(default_factory=list)
     closed: bool = False
+    is_remote: bool = False
+    is_cut: bool = False
 
     def send(self, message: Message, body: bytes | memoryview = b"") -> None:
         assert isinstance(message, Records)

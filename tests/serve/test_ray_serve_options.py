@@ -15,6 +15,7 @@ from modelplex.config import LoggingConfig
 from modelplex.deployment import Application, flatten, with_logging
 from modelplex.pytest_plugin import ServeLocal
 from modelplex.serve import context as serve_context
+from modelplex.serve.config import ProxyLocation
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_run_has_its_own_options_of_logs_or_those_of_start(
 
     deployed: list[Application] = []
     running = SimpleNamespace(deploy=lambda application, *_: deployed.append(application))
-    monkeypatch.setattr(driver, "start", lambda *_: running)
+    monkeypatch.setattr(driver, "start", lambda *_, **__: running)
     serve.start(logging_config={"log_level": "WARNING"})
     serve.run(Plain.bind(), logging_config=of_run)
     assert levels(deployed[0]) == {"Plain": expected}
@@ -69,13 +70,36 @@ def test_run_has_its_own_options_of_logs_or_those_of_start(
 def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="not scaled from outside"):
         serve.run(Plain.bind(), external_scaler_enabled=True)
-    with pytest.raises(ValueError, match="gRPC is not served"):
-        serve.start(grpc_options={"port": 9000})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="proxy_location must be Disabled, HeadOnly or EveryNode, got 'Everywhere'"):
+    with pytest.raises(ValueError, match="there is no reflection"):
+        serve.start(grpc_options={"enable_reflection": True})
+    with pytest.raises(TypeError, match="Unknown key of grpc_options: prot"):
+        serve.start(grpc_options={"prot": 9000})
+    with pytest.raises(ValueError, match=r"proxy_location must be Disabled, .*EveryNode or AllNodes, got 'Everywhere'"):
         serve.start(proxy_location="Everywhere")
     with pytest.raises(TypeError, match="log_levels"):
         serve.start(logging_config={"log_levels": "INFO"})
     assert serve.status() == serve.ServeStatus()
+
+
+@pytest.mark.parametrize(
+    ("options", "location"),
+    [
+        ({}, "EveryNode"),
+        ({"proxy_location": None}, "EveryNode"),
+        ({"proxy_location": "AllNodes"}, "AllNodes"),
+        ({"proxy_location": ProxyLocation.HeadOnly}, "HeadOnly"),
+        ({"proxy_location": "HeadOnly", "http_options": {"location": "Disabled"}}, "Disabled"),
+    ],
+)
+def test_which_machines_serve_http_is_an_option_of_http(
+    options: dict[str, Any], location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelplex import driver
+
+    started: list[serve.HTTPOptions] = []
+    monkeypatch.setattr(driver, "start", lambda engine, http, **_: started.append(http))
+    serve.start(**options)
+    assert [http.location for http in started] == [location]
 
 
 def test_several_applications_are_run_and_deleted_without_waiting() -> None:

@@ -8,6 +8,7 @@ import cloudpickle
 import pytest
 from memory_source import MemorySource
 
+from modelplex import loaded
 from modelplex.errors import (
     InvalidModelFileError,
     InvalidModelIdError,
@@ -41,6 +42,27 @@ async def test_a_model_is_fetched_loaded_found_and_listed(tmp_path: Path, source
     assert await store.list() == ["a", "b", "c"]
     assert [await store.exists(model_id) for model_id in ("a", "z")] == [True, False]
     assert store.disk_use().models == 2
+
+
+async def test_a_load_knows_how_long_its_file_was_fetched(tmp_path: Path, source: MemorySource) -> None:
+    took: list[float | None] = []
+    for folder in ("one", "one", "other"):
+        load = loaded.begin_load()
+        await store_of(source, tmp_path / folder).fetch("a")
+        took.append(load.fetch_s)
+    first, again, elsewhere = took
+    assert again == 0.0
+    assert first is not None
+    assert elsewhere is not None
+    assert first > 0.0
+    assert elsewhere > 0.0
+
+
+async def test_files_of_a_folder_are_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"model")
+    load = loaded.begin_load()
+    await ModelStore(tmp_path).fetch("m")
+    assert load.fetch_s is None
 
 
 async def test_what_does_not_exist_and_what_can_be_no_id(tmp_path: Path, source: MemorySource) -> None:

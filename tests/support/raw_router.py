@@ -159,7 +159,7 @@ async def replica_of(func_or_class: Callable[..., Any], *args: Any, **options: A
     await asyncio.create_task(replica.start())
     others = asyncio.all_tasks()
     yield replica
-    if not replica._retiring:  # the test has not done so itself
+    if not replica.retiring:  # the test has not done so itself
         await replica.stop(0.0)
     assert replica.ongoing == len(replica._servings) == 0
     assert leases_held(replica) == 0
@@ -172,5 +172,5 @@ TICKETS_MAX = 1000
 
 def leases_held(replica: Replica) -> int:
     """How many leases of models are held, or waited for, at the moment."""
-    caches = [host.cache for host in replica._models._hosts.values()]
+    caches = [host.cache for host in replica.models._hosts.values()]
     return sum(ticket in cache for cache in caches for ticket in range(TICKETS_MAX))

@@ -52,8 +52,8 @@ class Started:
         assert done.returncode == code, (done, self.home.log.read_text() if self.home.log.exists() else "")
         return done
 
-    def start(self, *words: str, code: int = 0) -> Completed:
-        return self.command("start", "--port", "0", *words, code=code)
+    def start(self, *words: str, code: int = 0, **environment: str) -> Completed:
+        return self.command("start", "--port", "0", *words, code=code, **environment)
 
     def write(self, name: str, text: str) -> str:
         """A file in the folder; answers its name."""

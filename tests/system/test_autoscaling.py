@@ -123,7 +123,7 @@ def test_what_waits_while_there_is_no_controller_is_known_to_the_next_one(system
     assert answered
     assert answered[0] not in ("", 503)
     for each in follower._followed.values():
-        each._end()
+        each.end()
     follower._followed.clear()
 
 

@@ -21,7 +21,7 @@ from store_settings import BLOCK_BYTES, impatient, small_blocks
 from modelplex.errors import DiskCacheFullError
 from modelplex.stores.model_store import ModelStore
 
-pytestmark = [pytest.mark.system, pytest.mark.stores]
+pytestmark = [pytest.mark.system, pytest.mark.stores, pytest.mark.long]
 
 PATTERN = "{model_id}/weights.bin"
 BOUND_BYTES = 3 << 20

@@ -39,6 +39,22 @@ def test_a_program_serves_https_and_says_so(tmp_path: Path) -> None:
         httpx.get(plain, trust_env=False)
 
 
+def test_a_program_may_want_its_clients_certificates(tmp_path: Path) -> None:
+    own, client, stranger = (make_certificate(tmp_path, name) for name in ("server", "client", "stranger"))
+    serve.start({"port": 0, "ssl_certfile": own.cert, "ssl_keyfile": own.key, "ssl_ca_certs": client.cert})
+    serve.run(where.bind())
+    address = serve.status().address
+    for shown in (client, stranger, None):
+        context = ssl.create_default_context(cafile=own.cert)
+        if shown is not None:
+            context.load_cert_chain(shown.cert, shown.key)
+        if shown is client:
+            assert httpx.get(address, verify=context, trust_env=False).status_code == 200
+        else:
+            with pytest.raises(httpx.TransportError):
+                httpx.get(address, verify=context, trust_env=False)
+
+
 def test_a_certificate_that_is_not_there_is_why_nothing_is_served(tmp_path: Path) -> None:
     serve.start({"port": 0, "ssl_certfile": str(tmp_path / "none.pem")})
     with pytest.raises(DeploymentFailedError, match=r"ssl_certfile='.*none\.pem' cannot be read: No such file"):

@@ -68,7 +68,7 @@ print(handle.remote(21).result(timeout_s=30))
 
 def nobody_is_followed() -> None:
     for each in follower._followed.values():
-        each._end()
+        each.end()
     follower._followed.clear()
 
 

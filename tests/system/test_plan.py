@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from modelplex.cli import cli
 from modelplex.sim import log
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 APP = """
 import asyncio

@@ -102,7 +102,8 @@ print(serve.status())
         "True",
         "['Calls', 'function']",
         "{}",
-        "ServeStatus(proxies={}, applications={}, address='', log_dir='')",
+        "ServeStatus(proxies={}, applications={}, address='', log_dir='', proxy_addresses={}, proxy_failures={}, "
+        "admin_address='', grpc_address='')",
     ]
 
 

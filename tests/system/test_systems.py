@@ -292,6 +292,14 @@ def test_a_system_without_applications_survives_its_controller_too(system: Start
     assert system.processes() == []
 
 
+def test_a_shutdown_returns_when_the_controller_has_ended_and_not_before(system: Started) -> None:
+    ends_late = "import atexit, sys, time\nif '--blocking' in sys.orig_argv: atexit.register(time.sleep, 1.0)\n"
+    system.write("sitecustomize.py", ends_late)
+    system.command("start", "--port", "0", PYTHONPATH=str(system.folder))
+    system.command("shutdown")
+    assert system.processes() == []
+
+
 def test_what_was_to_run_is_forgotten_without_being_started(system: Started) -> None:
     system.start()
     os.kill(system.controllers()[0], signal.SIGTERM)
