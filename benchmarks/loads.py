@@ -44,17 +44,17 @@ def application(eviction: str) -> serve.Application:
     return app
 
 
-def replay(port: int, models: Sequence[int], clients: int) -> list[str | None]:
-    """Send the requests in their order, `clients` at a time; answer their headers `x-modelplex-model`.
+def replay(ports: Sequence[int], models: Sequence[int], clients: int) -> list[str | None]:
+    """Send the requests in their order, `clients` at a time, each client to one of the ports.
 
-    Raises RuntimeError if one is not answered by its model.
+    Answers their headers `x-modelplex-model`. Raises RuntimeError if one is not answered by its model.
     """
     todo = iter(models)
     lock = threading.Lock()
     headers: list[str | None] = []
 
-    def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", ports[number % len(ports)])
         while True:
             with lock:
                 model = next(todo, None)
@@ -67,7 +67,7 @@ def replay(port: int, models: Sequence[int], clients: int) -> list[str | None]:
                 raise RuntimeError(f"{response.status} {body!r}")
             headers.append(response.getheader("x-modelplex-model"))
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -99,7 +99,7 @@ def measure(models: int, zipf_s: float, options: argparse.Namespace, eviction: s
         driver.start("local", HTTPOptions(port=0, num_proxies=proxies), console=False)
         serve.run(application(eviction), name=f"{eviction}-{seed}")
         port = int(serve.status().address.rsplit(":", 1)[1])
-        counted.append(replay(port, trace.models.tolist(), options.clients).count("cold"))
+        counted.append(replay([port], trace.models.tolist(), options.clients).count("cold"))
         serve.shutdown()
         pooled.append(lru_loads(trace))
         best.append(belady(trace, REPLICAS * MODELS_EACH).loads)

@@ -9,13 +9,12 @@ import argparse
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 
 from . import report
 from .measurements import MEASUREMENTS, Figures, Measurement, Session, Target
-from .processes import BenchmarkError, Running, adopt_orphans, free_ports
+from .processes import BenchmarkError, Running, adopt_orphans, exit_after, free_ports
 from .systems import BENCH, ROOT, SYSTEMS, System, install_tools, versions
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -124,13 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="for each run of wrk")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in the same good order as Ctrl-C
-    try:
-        if failures := run(parser.parse_args()):
-            sys.exit("\n".join(["some measurements failed:", *failures]))
-    except BenchmarkError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_after(lambda: run(parser.parse_args()))
 
 
 if __name__ == "__main__":

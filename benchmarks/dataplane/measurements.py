@@ -156,7 +156,7 @@ def overloaded(target: Target) -> Figures:
 
 def loaded(target: Target, models: int, zipf_s: float) -> Figures:
     trace = Workload(requests=LOADS_REQUESTS, models=models, rate_per_s=1.0, zipf_s=zipf_s, seed=target.seed).trace()
-    loads.replay(target.port, trace.models.tolist(), LOADS_CLIENTS)
+    loads.replay([target.port], trace.models.tolist(), LOADS_CLIENTS)
     return {f"{models} models, loads": (target.running.folder / LOADS_FILE).stat().st_size}
 
 

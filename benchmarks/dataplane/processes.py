@@ -10,11 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import types
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -29,6 +31,17 @@ LOG_TAIL_LINES = 25
 
 class BenchmarkError(Exception):
     """A measurement that is not valid. Its text says of which system, and has the end of its log."""
+
+
+def exit_after(run: Callable[[], Sequence[str] | None]) -> None:
+    """Measure, and end the program with what failed of it, if anything did."""
+    try:
+        if failures := run():
+            sys.exit("\n".join(["some measurements failed:", *failures]))
+    except BenchmarkError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def adopt_orphans() -> None:

@@ -48,17 +48,7 @@ class System(ABC):
 
     def install(self) -> None:
         """Make the environment, unless it has these requirements already."""
-        folder, wanted = self.environment_folder, "\n".join(self.requirements)
-        stamp = folder / "requirements.txt"
-        if not wanted or (stamp.exists() and stamp.read_text() == wanted):
-            return
-        print(f"installing {' '.join(self.requirements)}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, timeout=INSTALL_TIMEOUT_S)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", *self.requirements]
-        done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
-        if done.returncode:
-            raise BenchmarkError(f"{self.title}: pip install failed:\n{done.stderr[-2000:]}")
-        stamp.write_text(wanted)
+        make_environment(self.environment_folder, self.requirements)
 
     @abstractmethod
     def command(self, entry: str, replicas: int, port: int, folder: Path) -> list[str]:
@@ -102,12 +92,17 @@ class RayServe(System):
         # Usage statistics go to a host outside; they are no part of serving.
         own = {"BENCH_SERVE": "ray.serve", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)}
         if self.fast:
-            own |= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
-            # Else each start leaves a folder in /tmp/haproxy-serve.
-            files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SERVER_STATE_BASE": "", "SERVER_STATE_FILE": "server-state"}
-            files |= {"SOCKET_PATH": "admin.sock", "METRICS_SOCKET_PATH": "metrics.sock"}
-            own |= {f"RAY_SERVE_HAPROXY_{key}": str(folder / file) for key, file in files.items()}
+            own |= fastest(folder)
         return super().environment(replicas, folder) | own
+
+
+def fastest(folder: Path) -> dict[str, str]:
+    """The environment of Ray Serve's fastest mode, whose HAProxy has its files in this folder."""
+    # Else each start leaves a folder in /tmp/haproxy-serve.
+    files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SERVER_STATE_BASE": "", "SERVER_STATE_FILE": "server-state"}
+    files |= {"SOCKET_PATH": "admin.sock", "METRICS_SOCKET_PATH": "metrics.sock"}
+    own = {f"RAY_SERVE_HAPROXY_{key}": str(folder / file) for key, file in files.items()}
+    return {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1", **own}
 
 
 @dataclass(frozen=True)
@@ -165,6 +160,21 @@ SYSTEMS: tuple[System, ...] = (
     MLServer(),
     HAProxy(),
 )
+
+
+def make_environment(folder: Path, requirements: tuple[str, ...]) -> None:
+    """A virtual environment of this Python's, unless it has these requirements already; nothing if there are none."""
+    wanted = "\n".join(requirements)
+    stamp = folder / "requirements.txt"
+    if not wanted or (stamp.exists() and stamp.read_text() == wanted):
+        return
+    print(f"installing {' '.join(requirements)}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, timeout=INSTALL_TIMEOUT_S)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", *requirements]
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+    if done.returncode:
+        raise BenchmarkError(f"{folder.name}: pip install failed:\n{done.stderr[-2000:]}")
+    stamp.write_text(wanted)
 
 
 def install_tools() -> None:

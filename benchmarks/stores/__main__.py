@@ -7,13 +7,12 @@ Writes `.bench/stores.json`; a run of everything in full size also replaces the 
 
 import argparse
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.dataplane.__main__ import chosen
-from benchmarks.dataplane.processes import BenchmarkError
+from benchmarks.dataplane.processes import BenchmarkError, exit_after
 from benchmarks.dataplane.report import machine, replace_between_markers
 from benchmarks.dataplane.systems import BENCH, ROOT
 
@@ -99,13 +98,7 @@ def main() -> None:
     parser.add_argument("--size-mib", type=int, default=0, help=f"of the fetched object, {OBJECT_MIB} unless given")
     parser.add_argument("--quick", action="store_true", help="one round of small sizes: to see that it works")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in the same good order as Ctrl-C
-    try:
-        if failures := run(parser.parse_args()):
-            sys.exit("\n".join(["some measurements failed:", *failures]))
-    except BenchmarkError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_after(lambda: run(parser.parse_args()))
 
 
 if __name__ == "__main__":
