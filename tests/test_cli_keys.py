@@ -1,5 +1,6 @@
 """`modelplex keys`."""
 
+import functools
 import json
 import stat
 import time
@@ -11,7 +12,7 @@ from typer.testing import CliRunner, Result
 from modelplex import errors
 from modelplex.cli import cli
 from modelplex.config_file.access import read_keys
-from modelplex.runtime.access import Gate
+from modelplex.runtime.access import Gate, new_key
 
 
 def keys(*arguments: str | Path) -> Result:
@@ -47,8 +48,8 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path, name: str) -> None:
 def test_an_id_that_looks_like_a_number_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.yaml"
     for key_id in ("123456e78901", "123456789012", "012345670123"):
-        monkeypatch.setattr("modelplex.runtime.access.secrets.token_hex", lambda size, found=key_id: found)
-        made = keys("add", f"of {key_id}", "-f", file)
+        monkeypatch.setattr("modelplex.cli_keys.new_key", functools.partial(new_key, key_id))
+        made = keys("add", f"of-{key_id}", "-f", file)
         assert (made.exit_code, made.stderr) == (0, "")
     assert [key.id for key in read_keys(file).keys] == ["123456e78901", "123456789012", "012345670123"]
 

@@ -9,7 +9,8 @@ from modelplex.config_file.document import parse
 from modelplex.config_file.places import Findings
 from modelplex.config_file.writing import as_yaml
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.from_regex(r"[-+0-9eE.xo:_]+", fullmatch=True)
+NUMBER_LIKE = st.from_regex(r"[-+0-9eE.xo:_]{1,20}", fullmatch=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | NUMBER_LIKE
 SCALARS = TEXTS | st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from modelplex.config_file.document import EXPONENT
 
-
 _WIDE = 10_000  # characters; no line is broken, so that a comment may be put before each
 
 
