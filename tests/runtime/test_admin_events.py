@@ -9,6 +9,7 @@ import pytest
 from asked_admin import Asked, asked
 from inline_app import app_of
 from proxy_client import Wire
+from told_traffic import told_traffic
 
 from modelplex import serve
 from modelplex.runtime import admin_events
@@ -55,22 +56,13 @@ class Listener:
         return json.loads(event)
 
 
-def counts(*values: tuple[str, str, float]) -> list[dict[str, Any]]:
-    """What a process says of its requests, by start and outcome."""
-    series = [{"tags": {"start": start, "outcome": outcome}, "value": value} for start, outcome, value in values]
-    return [
-        {"name": "modelplex_requests_total", "kind": "counter", "description": "", "series": series},
-        {"name": "modelplex_queued_requests", "kind": "gauge", "description": "", "series": [{"tags": {}, "value": 2}]},
-    ]
-
-
 def test_each_second_everybody_who_listens_is_told_all_of_it() -> None:
     async def check(world: Asked) -> None:
         handle = await world.cluster.run(app_of(Shops))
         await handle.options(multiplexed_model_id="3").remote()
         await handle.options(multiplexed_model_id="5").remote()
         own = world.cluster.controller.survey.own_topics
-        own["metrics"] = lambda _: counts(
+        own["metrics"] = lambda _: told_traffic(
             ("warm", "ok", 5), ("cold", "ok", 2), ("cold", "error", 1)
         )  # 2 more are the replicas'
         own["decisions"] = lambda asked: [{"at": 1.0, "text": "why"}] * asked["limit"]
@@ -201,11 +193,12 @@ def test_the_end_of_the_interface_ends_the_streams() -> None:
     in_world(check)
 
 
-def test_counters_do_not_fall_when_a_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_events, "PROCESSES_MAX", 2)
-    kept = admin_events._Counts()
-    assert kept.of({"a": counts(("warm", "ok", 5)), "b": counts(("none", "error", 1))}).warm == 5
-    assert kept.of({"b": counts(("none", "error", 2))}).warm == 5
-    told = kept.of({"c": counts(("warm", "ok", 2)), "d": None})
-    assert (told.warm, told.none, told.errors, told.queued) == (7, 2, 2, 2)
-    assert len(kept._last) == 2
+def test_who_asks_once_at_a_time_is_told_sums_that_do_not_fall() -> None:
+    async def check(world: Asked) -> None:
+        own = world.cluster.controller.survey.own_topics
+        own["metrics"] = lambda _: told_traffic(("warm", "ok", 5))
+        assert (await world.ask("GET", "/v1/state"))[1]["traffic"]["warm"] == 5
+        own["metrics"] = lambda _: 1 / 0
+        assert (await world.ask("GET", "/v1/state"))[1]["traffic"]["warm"] == 5
+
+    in_world(check)

@@ -12,6 +12,7 @@ from modelplex import metrics, serve
 from modelplex.config import METRICS_MODELS_MAX
 from modelplex.errors import ModelLoadError, ModelNotFoundError, ModelplexError
 from modelplex.runtime import steering
+from modelplex.runtime.busiest_models import BusiestModels
 from modelplex.runtime.metrics_page import merged, page
 from modelplex.serve import Application, DeploymentHandle
 from modelplex.serve.metrics import Counter, Gauge
@@ -68,7 +69,7 @@ def shop(**options: Any) -> Application:
 
 
 async def read(cluster: InlineCluster) -> Page:
-    return Page(await page(cluster.controller.survey))
+    return Page(await page(cluster.controller.survey, BusiestModels()))
 
 
 async def use(handle: DeploymentHandle, model_id: str, **arguments: Any) -> Any:

@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import logging
 import time
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from modelplex.runtime.admin_system import Administered, Decision, DecisionsAske
 from modelplex.runtime.admin_table import RefusedError, Request
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.model_report import ModelsAsked, ReplicaState
+from modelplex.runtime.traffic_sums import Traffic
 from modelplex.status import ServeStatus
 
 log = logging.getLogger(__name__)
@@ -33,24 +33,7 @@ DECISIONS_MAX = 50
 OVERLAP_S = 2.0
 SLOWEST_MAX = 10
 
-# Processes whose counters are remembered, those that have ended as well, so that sums do not fall.
-PROCESSES_MAX = 10_000
-
-STARTS = ("warm", "cold", "joined", "none")
-REQUESTS, QUEUED = "modelplex_requests_total", "modelplex_queued_requests"
-
 CONTENT_TYPE = b"text/event-stream"
-
-
-class Traffic(msgspec.Struct):
-    """Requests by how they met their models, and errors, since the start; and how many wait now."""
-
-    warm: int = 0
-    cold: int = 0
-    joined: int = 0
-    none: int = 0
-    errors: int = 0
-    queued: int = 0
 
 
 class SlowLoad(msgspec.Struct):
@@ -95,7 +78,6 @@ class Events:
         self._collector: asyncio.Task[None] | None = None
         self._next: asyncio.Future[bytes] | None = None  # what is told next
         self._ended: asyncio.Task[None] | None = None  # the last collector that was called off
-        self._counts = _Counts()
         self._decisions: list[Decision] = []
         self._decided_at = 0.0  # the newest of these
 
@@ -170,7 +152,7 @@ class Events:
             if model.state == "resident"
         )
         slowest = heapq.nlargest(SLOWEST_MAX, loads, key=lambda load: load.load_s)
-        return State(now, it.status(), replicas, self._counts.of(metrics), slowest, decisions)
+        return State(now, it.status(), replicas, it.traffic.take(metrics), slowest, decisions)
 
 
 async def state(it: Administered, request: Request) -> State:
@@ -187,29 +169,3 @@ def _newest(told: list[Decision], before: list[Decision]) -> list[Decision]:
 
 def _cancel(task: "asyncio.Task[Any]") -> None:
     task.cancel()
-
-
-class _Counts:
-    """Sums of what processes count, which do not fall when a process ends or does not answer for once."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, Counter[str]] = {}
-        self._gone: Counter[str] = Counter()
-
-    def of(self, snapshots: dict[str, Any]) -> Traffic:
-        """By process, what `metrics.snapshot` says there."""
-        queued = 0.0
-        for process, families in snapshots.items():
-            series = {family["name"]: family["series"] for family in families or ()}
-            queued += sum(each["value"] for each in series.get(QUEUED, ()))
-            counts: Counter[str] = Counter()
-            for each in series.get(REQUESTS, ()):
-                tags = each["tags"]
-                counts[tags.get("start", "none")] += each["value"]
-                counts["errors"] += each["value"] if tags.get("outcome") == "error" else 0
-            self._last.pop(process, None)  # so that the longest silent are the first to go
-            self._last[process] = counts
-        while len(self._last) > PROCESSES_MAX:
-            self._gone += self._last.pop(next(iter(self._last)))
-        total = sum(self._last.values(), Counter(self._gone))
-        return Traffic(**{name: int(total[name]) for name in (*STARTS, "errors")}, queued=int(queued))

@@ -7,6 +7,7 @@ import msgspec
 
 from modelplex import __version__
 from modelplex.config import MODEL_ID
+from modelplex.errors import Problem
 from modelplex.runtime.admin_events import CONTENT_TYPE, State
 from modelplex.runtime.admin_table import Route, Table
 
@@ -18,16 +19,6 @@ _PARTS = {
 _STATUSES = {200: "Done.", 202: "Begun."}
 
 EVENTS = "/v1/events"
-
-
-class Problem(msgspec.Struct):
-    """One thing that is wrong in a configuration, and where."""
-
-    file: str
-    line: int
-    column: int
-    path: str
-    message: str
 
 
 class Error(msgspec.Struct, omit_defaults=True):

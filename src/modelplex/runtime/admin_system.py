@@ -12,8 +12,10 @@ from modelplex.context import Caller
 from modelplex.runtime import config_deployer, decision_log, metrics_page
 from modelplex.runtime.admin_table import Answer, Request
 from modelplex.runtime.app_builder import read_config
+from modelplex.runtime.busiest_models import BusiestModels
 from modelplex.runtime.controller import Controller
 from modelplex.runtime.survey import Survey
+from modelplex.runtime.traffic_sums import TrafficSums
 from modelplex.status import ApplicationStatus, ServeStatus
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Administered:
         shutdown: ends everything, some time after it was called.
         own: runs something in the background.
         deploys: how often a configuration was deployed.
+        traffic, busiest: what is remembered of counts between two looks at them.
     """
 
     controller: Controller
@@ -42,6 +45,8 @@ class Administered:
     shutdown: Callable[[], None]
     own: Callable[[Coroutine[Any, Any, None]], Any] = field(repr=False)
     deploys: int = 0
+    traffic: TrafficSums = field(default_factory=TrafficSums)
+    busiest: BusiestModels = field(default_factory=BusiestModels)
 
     @property
     def survey(self) -> Survey:
@@ -159,5 +164,5 @@ async def decisions_of(survey: Survey, asked: DecisionsAsked) -> list[Decision]:
 
 async def metrics(it: Administered, request: Request) -> Answer:
     """In the text format of Prometheus, of all processes."""
-    text = await metrics_page.page(it.survey)
+    text = await metrics_page.page(it.survey, it.busiest)
     return Answer(text.encode(), content_type=metrics_page.CONTENT_TYPE.encode())

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from modelplex import metrics
 from modelplex.runtime.busiest_models import BusiestModels
@@ -20,16 +19,15 @@ class Asks(Protocol):
 # More series than that are put together in a thread, since the controller has other things to do meanwhile.
 AT_ONCE_MAX = 5000
 
-# What has been read of models on behalf of each.
-_busiest: "WeakKeyDictionary[Asks, BusiestModels]" = WeakKeyDictionary()
 
+async def page(survey: Asks, busiest: BusiestModels) -> str:
+    """What all processes that answer have counted. Who does not is left out until it does again.
 
-async def page(survey: Asks) -> str:
-    """What all processes that answer have counted. Who does not is left out until it does again."""
+    Args:
+        survey: asks them.
+        busiest: what the pages before have had of models.
+    """
     snapshots: dict[str, list[dict[str, Any]]] = await survey.ask("metrics")
-    busiest = _busiest.get(survey)
-    if busiest is None:
-        busiest = _busiest[survey] = BusiestModels()
     models = busiest.take(snapshots, time.monotonic())
     whole = [*snapshots.values(), models]
     if sum(len(metric["series"]) for snapshot in whole for metric in snapshot) <= AT_ONCE_MAX:

@@ -183,7 +183,7 @@ class Serving:
             self._fail_user_code(error)
         finally:
             elapsed_ms = (time.perf_counter() - self.began) * 1e3
-            _log_end(f"{self._begin.method_name.upper()} {outcome} {elapsed_ms:.1f}ms")
+            _log_end(f"{self._begin.method_name.removeprefix('-/').upper()} {outcome} {elapsed_ms:.1f}ms")
             self._over(ok=outcome == "OK")
             if traced is not None:
                 traced.ended(outcome, self._context)

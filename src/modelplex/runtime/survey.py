@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -33,17 +33,17 @@ class Survey:
         self._questions = Questions(lambda name, message: any(each.tell(name, message) for each in processes()))
         self.own_topics: dict[str, Topic] = {}
 
-    async def ask(self, topic: str, argument: Any = None, names: Collection[str] | None = None) -> dict[str, Any]:
-        """By process, what it says about a topic (`inspection.Topic`); of these alone, if any are named.
+    async def ask(self, topic: str, argument: Any = None) -> dict[str, Any]:
+        """By process, what it says about a topic (`inspection.Topic`).
 
         Those are left out that do not answer in time, or know nothing about it.
         """
         data = json.dumps(argument).encode()
-        asked = [name for each in self._processes() for name in each.running] if names is None else list(names)
+        asked = [name for each in self._processes() for name in each.running]
         make = partial(Ask, topic=topic, argument=data)
         answers = await asyncio.gather(*(self._one(name, make) for name in asked))
         found = {name: json.loads(done.answer) for name, done in zip(asked, answers, strict=True) if done is not None}
-        if topic in self.own_topics and (names is None or CONTROLLER in names):
+        if topic in self.own_topics:
             done = answered(self.own_topics, Ask(0, topic, data))
             if not done.error:
                 found[CONTROLLER] = json.loads(done.answer)
