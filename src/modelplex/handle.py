@@ -19,7 +19,7 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 def new_request_id() -> str:
     """Ten letters and digits or so: short enough to read aloud, long enough never to meet again in a log."""
-    return binascii.b2a_base64(_ids.randbytes(8))[:11].translate(_URL_SAFE).decode()
+    return binascii.b2a_base64(_ids.getrandbits(64).to_bytes(8, "little"))[:11].translate(_URL_SAFE).decode()
 
 
 class DeploymentHandle:

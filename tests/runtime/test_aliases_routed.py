@@ -77,7 +77,7 @@ async def test_a_router_hears_of_aliases_as_of_models() -> None:
             [],
             1,
         )
-        assert (replica.holds("shop@stable"), replica.measured("shop@stable")) == (True, replica.measured("shop@3"))
+        assert (replica.models.holds("shop@stable"), replica.models.measured("shop@stable")) == (True, replica.models.measured("shop@3"))
 
 
 @in_virtual_time
@@ -140,7 +140,7 @@ async def test_who_takes_over_knows_the_aliases_that_were_in_use() -> None:
         assert sorted(welcome.loaded) == ["shop@2", "shop@3", "shop@latest", "shop@stable"]
         STORE["shop@stable"] = STORE["shop@latest"] = "shop@4"
         await asyncio.sleep(20)
-        assert not replica.holds("shop@3")  # that it was taken over is no use of its name
+        assert not replica.models.holds("shop@3")  # that it was taken over is no use of its name
 
 
 @in_virtual_time
@@ -189,8 +189,8 @@ async def test_an_alias_moves_on_several_replicas_for_several_routers() -> None:
         assert got["shop@4"] > 50
         assert [at for at in slow if at > moved_at[0]] == []
         replicas = replicas_of(cluster)
-        assert not any(replica.holds("shop@3") for replica in replicas)
-        holders = [replica for replica in replicas if replica.holds("shop@4")]
+        assert not any(replica.models.holds("shop@3") for replica in replicas)
+        holders = [replica for replica in replicas if replica.models.holds("shop@4")]
         assert holders
         assert LOADS.count("shop@4") <= len(holders)
         for other in others:

@@ -453,10 +453,10 @@ async def test_nothing_is_evicted_for_what_is_worth_less() -> None:
     async with replica_of(One) as replica:
         router = RawRouter(replica)
         await router.reply(router.call(model_id="first"))
-        router.say(Prefetch("cheap", replica.harm_s))
+        router.say(Prefetch("cheap", replica.models.harm_s))
         await asyncio.sleep(2)
         assert [m.model_id for m in router.all_of(messages.ModelGone)] == ["cheap"]
-        router.say(Prefetch("dear", replica.harm_s + 0.1))
+        router.say(Prefetch("dear", replica.models.harm_s + 0.1))
         await asyncio.sleep(2)
         assert [m.model_id for m in router.all_of(messages.ModelGone)] == ["cheap", "first"]
         assert [m.model_id for m in router.all_of(messages.ModelLoaded)] == ["first", "dear"]

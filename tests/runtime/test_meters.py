@@ -20,14 +20,14 @@ def test_what_no_user_has_asked_for_is_no_request_but_a_protocol_of_clients_is()
     meters = RequestMeters(1)
     for http, method in ((None, "-/load"), (None, "__call__"), (head, "-/v2"), (head, "__call__")):
         begin = Begin(1, "r", "app", "/", method, "", False, http=http)
-        meters.ended(begin, RequestContext("r", "app", "/", method), time.perf_counter(), ok=True, answered=True)
+        meters.ended(begin, RequestContext("r", "app", "/", method), time.time(), 0.5, ok=True, answered=True)
     assert (meters.starts["none"].ok, sum(meters.run.counts)) == (3, 3)
 
 
 def test_clocks_that_differ_make_no_time_below_zero() -> None:
     meters = RequestMeters(1)
     begin = Begin(1, "r", "app", "/", "__call__", "", False, arrived_at=time.time() + 100)
-    meters.ended(begin, RequestContext("r", "app", "/", "m"), time.perf_counter(), ok=False, answered=False)
+    meters.ended(begin, RequestContext("r", "app", "/", "m"), time.time(), 0.0, ok=False, answered=False)
     assert (meters.wait.total, meters.wait.counts[0], meters.starts["none"].cancelled) == (0.0, 1, 1)
 
 

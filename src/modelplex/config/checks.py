@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from modelplex.core.proxy_places import LOCATIONS
@@ -13,6 +14,9 @@ UNLIMITED = -1
 
 # A model id comes from outside. These characters do no harm in a path, a URL, a log line or a metric.
 MODEL_ID = re.compile(r"[A-Za-z0-9._:@/-]{1,256}")
+
+# Ids that are known to be good, the last ones: each request has its model's looked at twice.
+IDS_MAX = 4096
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -49,6 +53,7 @@ def check_location(option: str, location: object) -> None:
         raise ValueError(f"{option} must be {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}, got {location!r}.")
 
 
+@lru_cache(IDS_MAX)
 def check_model_id(model_id: str) -> str:
     """Answer the id, or raise `InvalidModelIdError` that says what an id may look like."""
     if not model_id:

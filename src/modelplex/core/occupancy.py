@@ -43,6 +43,11 @@ class Occupancy(Generic[R]):
         """How many requests run."""
         return self._slots.own
 
+    @property
+    def has_doubters(self) -> bool:
+        """Whether any router believes that there is no slot."""
+        return bool(self._doubters)
+
     def join(self, router: R) -> None:
         """A router that has just been told how many requests run."""
         self._believe(router, self.ongoing)

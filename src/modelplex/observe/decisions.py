@@ -111,12 +111,10 @@ class Decisions:
             Decision(time.time(), kind, why, request_id, model_id, replica, numbers or {}, words or {}, load)
         )
 
-    def ended(self, begin: Begin, request: RequestContext, began: float, *, ok: bool) -> None:
-        """A request has ended that began to run here at this time of `time.perf_counter`."""
-        run_s, start = time.perf_counter() - began, request.start
-        self.ends.append(
-            (time.time(), begin.request_id, begin.model_id, start, begin.arrived_at, run_s, request.load_s, ok)
-        )
+    def ended(self, begin: Begin, request: RequestContext, at: float, run_s: float, *, ok: bool) -> None:
+        """A request has ended at this Unix time that ran here for so long."""
+        start = request.start
+        self.ends.append((at, begin.request_id, begin.model_id, start, begin.arrived_at, run_s, request.load_s, ok))
 
     def answer(self, argument: Any) -> list[dict[str, Any]]:
         """Newest first, those that fit (`inspection.Topic`).

@@ -29,6 +29,8 @@ class Directory:
         machine: the machine that this process is on; empty if it has no name.
 
     Attributes:
+        apps: the applications.
+        routes: those that have a route, by their prefix with a slash at its end; the longest first.
         decisions: what the process has decided of late.
     """
 
@@ -41,6 +43,7 @@ class Directory:
         self._routers: dict[tuple[str, str], DeploymentRouter] = {}
         self._draining: dict[DeploymentRouter, asyncio.Task[None]] = {}
         self.apps: list[AppInfo] = []
+        self.routes: list[tuple[str, AppInfo]] = []
         self.decisions = Decisions()
         self._telling: asyncio.TimerHandle | None = None
         self._told: dict[tuple[str, str], int] = {}  # how many requests wait for each deployment
@@ -49,6 +52,8 @@ class Directory:
     def update(self, table: Table) -> None:
         """This is what there is from now on."""
         self.apps = table.apps
+        routes = [(f"{app.route_prefix.rstrip('/')}/", app) for app in table.apps if app.route_prefix]
+        self.routes = sorted(routes, key=lambda route: -len(route[0]))
         self._deployments = {(d.app_name, d.name): d for d in table.deployments}
         for key in [key for key in self._routers if key not in self._deployments]:
             self._told.pop(key, None)

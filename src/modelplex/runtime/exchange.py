@@ -11,7 +11,7 @@ from modelplex.core.routing import Send
 from modelplex.runtime.link import Link
 from modelplex.runtime.meters import RouterMeters
 from modelplex.runtime.spans import WaySpans
-from modelplex.runtime.streams import Incoming, Outgoing, Upload
+from modelplex.runtime.streams import Body, Outgoing, Upload
 from modelplex.wire.messages import Answer, Begin, Chunk
 
 
@@ -67,7 +67,7 @@ class Exchange:
         self.on_answer = on_answer
         self.head: Answer | None = None
         self.error: errors.ModelplexError | None = None
-        self.body: Incoming | None = None
+        self.body: Body | None = None
         self.replica_id = ""
         self.link: Link | None = None
         self.arrived = time.perf_counter()
@@ -116,7 +116,8 @@ class Exchange:
 
     def answered(self) -> None:
         """Tell who waits for the head of the answer that it is there."""
-        self._tell()
+        if self._future is not None:
+            self._tell()
         on_answer, self.on_answer = self.on_answer, None  # which often knows the exchange: a circle
         if on_answer is not None:
             on_answer(self)

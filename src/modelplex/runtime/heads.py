@@ -17,18 +17,19 @@ JSON: Headers = [(b"content-type", b"application/json")]
 TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
-def answer_headers(exchange: Exchange, answer: Answer, request_id: str) -> Headers:
-    """Those of an answer, with what is to be known of how it came about."""
+def header_lines(exchange: Exchange, answer: Answer, request_id: str) -> bytes:
+    """What is to be known of how an answer came about, as header lines."""
     queue_ms, load_ms, run_ms = exchange.queued_s * 1e3, answer.load_s * 1e3, answer.run_s * 1e3
-    headers: Headers = [
-        *answer.headers,
-        (REQUEST_ID_HEADER, request_id.encode()),
-        (b"x-modelplex-replica", exchange.replica_id.encode()),
-        (b"server-timing", b"queue;dur=%.2f, load;dur=%.2f, run;dur=%.2f" % (queue_ms, load_ms, run_ms)),
-    ]
-    if answer.start:
-        headers.append((b"x-modelplex-model", answer.start.encode()))
-    return headers
+    text = (
+        f"x-request-id: {request_id}\r\nx-modelplex-replica: {exchange.replica_id}\r\n"
+        f"server-timing: queue;dur={queue_ms:.2f}, load;dur={load_ms:.2f}, run;dur={run_ms:.2f}\r\n"
+    )
+    return (f"{text}x-modelplex-model: {answer.start}\r\n" if answer.start else text).encode()
+
+
+def headers_in(lines: bytes) -> Headers:
+    """Such lines as pairs."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines())]
 
 
 def told_failure(error: errors.ModelplexError, door: str, exchange: Exchange | None) -> tuple[Headers, bytes]:

@@ -203,11 +203,20 @@ class HTTPExchange:
             self.connection.consumed(len(body))
         return body
 
-    def respond(self, status: int, headers: Headers, body: bytes | memoryview = b"", *, more: bool = False) -> None:
+    def respond(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes | memoryview = b"",
+        *,
+        more: bool = False,
+        lines: bytes = b"",
+    ) -> None:
         """Begin the answer, and end it unless more will be written.
 
         `date`, `connection` and what frames the body are added; a `content-length` among the headers is kept, and one
-        that the body does not match breaks the connection off.
+        that the body does not match breaks the connection off. `lines` are more headers, as they are sent, which are
+        not looked at.
         Raises ValueError for a status or a header that cannot be sent, and RuntimeError for a second answer.
         """
         if self.lost:
@@ -235,7 +244,7 @@ class HTTPExchange:
         elif self.http_version == "1.0":
             framing += b"connection: keep-alive\r\n"
         date = b"" if has_date else _date.line()
-        self._send(b"".join((head, date, framing, b"\r\n")), body, more)
+        self._send(b"".join((head, lines, date, framing, b"\r\n")), body, more)
 
     def _frame(self, status: int, length: int | None, size_bytes: int, more: bool) -> bytes:
         """Choose how the end of the body is told, and return the header that says so."""

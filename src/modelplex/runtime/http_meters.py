@@ -36,9 +36,8 @@ class HTTPMeters:
     def _ended(self, http: HTTPExchange) -> None:
         self.running -= 1
         app_name, status = http.app_name, http.outcome
-        key = (app_name, http.method, status)
         try:
-            self.requests[key] += 1
+            self.requests[app_name, http.method, status] += 1
             buckets = self.seconds[app_name]
         except KeyError:
             self.requests.add((app_name, http.method if http.method in _METHODS else OTHER, status))

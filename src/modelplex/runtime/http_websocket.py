@@ -18,7 +18,7 @@ from websockets.server import ServerProtocol
 from modelplex.runtime.answers import Headers
 from modelplex.runtime.http_connection import UNREAD_BYTES_MAX
 from modelplex.runtime.http_exchange import HTTPExchange
-from modelplex.runtime.streams import Incoming, Upload, Wakeup
+from modelplex.runtime.streams import Body, Upload, Wakeup
 from modelplex.wire import framing, websocket
 
 MESSAGE_BYTES_MAX = 16 * 2**20
@@ -143,7 +143,7 @@ class WebSocket(asyncio.Protocol):
 
     # Messages for the client
 
-    async def to_client(self, body: Incoming) -> None:
+    async def to_client(self, body: Body) -> None:
         """Pass on what the app says, to the end, as fast as the client takes it. Raises what the body fails with."""
         reader = framing.PartReader()
         while not body.exhausted:

@@ -4,7 +4,6 @@ Everything here belongs to one event loop, so that nothing has to be locked.
 """
 
 import bisect
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -94,11 +93,12 @@ class RequestMeters:
         self.load = Buckets(LOAD_BOUNDS_S)
         self.run_cold, self.whole_cold = Buckets(REQUEST_BOUNDS_S), Buckets(REQUEST_BOUNDS_S)
 
-    def ended(self, begin: Begin, request: RequestContext, began: float, *, ok: bool, answered: bool) -> None:
-        """A request has ended that began at this time of `perf_counter`; if not `ok`, with an error if `answered`."""
+    def ended(
+        self, begin: Begin, request: RequestContext, at: float, run_s: float, *, ok: bool, answered: bool
+    ) -> None:
+        """A request has ended at this Unix time that ran for so long; if not `ok`, with an error if `answered`."""
         if begin.http is None and begin.method_name[:1] == "-":
             return  # it was on behalf of no user
-        elapsed_s = time.perf_counter() - began
         start = request.start
         meter = self.starts[start or "none"]
         if ok:
@@ -108,7 +108,7 @@ class RequestMeters:
         else:
             meter.cancelled += 1
         if begin.arrived_at:
-            wait_s = time.time() - elapsed_s - begin.arrived_at
+            wait_s = at - run_s - begin.arrived_at
             if wait_s < 0:  # clocks of two machines may differ
                 wait_s = 0.0
             wait = self.wait
@@ -116,12 +116,12 @@ class RequestMeters:
             wait.counts[bisect.bisect_left(REQUEST_BOUNDS_S, wait_s)] += 1
         if start == "" or start == "warm":
             run = self.run
-            run.total += elapsed_s
-            run.counts[bisect.bisect_left(REQUEST_BOUNDS_S, elapsed_s)] += 1
+            run.total += run_s
+            run.counts[bisect.bisect_left(REQUEST_BOUNDS_S, run_s)] += 1
         else:
             self.load.observe(request.load_s)
-            self.run_cold.observe(max(0.0, elapsed_s - request.load_s))
-            self.whole_cold.observe(elapsed_s)
+            self.run_cold.observe(max(0.0, run_s - request.load_s))
+            self.whole_cold.observe(run_s)
 
 
 class ModelMeter:

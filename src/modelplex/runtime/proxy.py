@@ -14,13 +14,13 @@ from modelplex.runtime import spans
 from modelplex.runtime.access import Gate
 from modelplex.runtime.answers import Headers
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.heads import JSON, REQUEST_ID_HEADER, answer_headers, http_head, seconds, told_failure
+from modelplex.runtime.heads import JSON, REQUEST_ID_HEADER, header_lines, headers_in, http_head, seconds, told_failure
 from modelplex.runtime.held_bodies import HELD_BYTES_MAX, HeldBodies
 from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.runtime.http_meters import HTTPMeters
 from modelplex.runtime.naming import CALL, INFER, MODELS, OPENAI, SECOND, V2_LIVE, Named, Naming
 from modelplex.runtime.router import DeploymentRouter, Exchange
-from modelplex.runtime.streams import Incoming, Upload
+from modelplex.runtime.streams import Body, Upload
 from modelplex.runtime.upgrades import OpenSocket, close_failed, websocket_of
 from modelplex.wire.messages import Answer, AppInfo, Begin
 
@@ -102,20 +102,14 @@ class Proxy:
 
     def _match(self, http: HTTPExchange) -> AppInfo:
         """The application with the longest prefix of the path."""
-        path = http.path
-        best: AppInfo | None = None
-        for app in self._directory.apps:
-            prefix = app.route_prefix
-            if prefix is None or not (path + "/").startswith(prefix if prefix == "/" else prefix + "/"):
-                continue
-            if best is None or len(prefix) > len(best.route_prefix or ""):
-                best = app
-        if best is None:
-            if self.gate is not None:
-                self.gate.check_http(http.headers)  # before anybody hears which routes there are
-            prefixes = ", ".join(sorted(app.route_prefix for app in self._directory.apps if app.route_prefix)) or "none"
-            raise errors.RouteNotFoundError(f"Nothing is served under this path. The routes are: {prefixes}.")
-        return best
+        path = f"{http.path}/"
+        for prefix, app in self._directory.routes:
+            if path.startswith(prefix):
+                return app
+        if self.gate is not None:
+            self.gate.check_http(http.headers)  # before anybody hears which routes there are
+        prefixes = ", ".join(sorted(str(app.route_prefix) for _, app in self._directory.routes)) or "none"
+        raise errors.RouteNotFoundError(f"Nothing is served under this path. The routes are: {prefixes}.")
 
 
 class _Request:
@@ -290,24 +284,24 @@ class _Request:
 
     def _answer(self, exchange: Exchange, answer: Answer) -> None:
         assert exchange.body is not None
-        headers = answer_headers(exchange, answer, self._request_id)
+        lines = header_lines(exchange, answer, self._request_id)
         if self._socket is not None and answer.status == 101:
             self._open = OpenSocket(self._socket, self._end)
             self._started = True
             self._http.on_lost = self._open.lose
-            for work in self._open.begin(headers, exchange, exchange.body):
+            for work in self._open.begin([*answer.headers, *headers_in(lines)], exchange, exchange.body):
                 self._start(work)
             return
         first = exchange.body.read_nowait()
         more = not exchange.body.exhausted
-        self._http.respond(answer.status, headers, first, more=more)
+        self._http.respond(answer.status, answer.headers, first, more=more, lines=lines)
         self._started = True
         if more:
             self._start(self._pass_on(exchange.body))
         else:
             self._end()
 
-    async def _pass_on(self, body: Incoming) -> None:
+    async def _pass_on(self, body: Body) -> None:
         """The rest of the answer."""
         await _passed_on(self._http, body)
         self._end()
@@ -375,7 +369,7 @@ def _check(gate: Gate | None, http: HTTPExchange) -> None:
         gate.check_http(http.headers)
 
 
-async def _passed_on(http: HTTPExchange, body: Incoming) -> None:
+async def _passed_on(http: HTTPExchange, body: Body) -> None:
     """As fast as the client takes it."""
     more = True  # even if an end without bytes has come by now
     while more:

@@ -164,23 +164,14 @@ class Replica:
     def ongoing(self) -> int:
         return self._occupancy.ongoing
 
-    @property
-    def harm_s(self) -> float:
-        return self.models.harm_s
-
-    def holds(self, model_id: str) -> bool:
-        return self.models.holds(model_id)
-
-    def measured(self, model_id: str) -> tuple[int, float] | None:
-        return self.models.measured(model_id)
-
     def finished(self, serving: Serving, *, answered: bool) -> None:
         if serving.slotless:
             return
         self._occupancy.end(serving.link)
         if not answered and serving.link in self._occupancy:
             serving.link.send(messages.Ongoing(self.ongoing))
-        self._corrections.tell()
+        if self._occupancy.has_doubters:
+            self._corrections.tell()
 
     # What routers say (link.Receiver)
 
@@ -226,7 +217,7 @@ class Replica:
                 ongoing=self.ongoing,
                 room=self.models.room,
                 loads_max=self.models.loads_max,
-                harm_s=self.harm_s,
+                harm_s=self.models.harm_s,
                 loaded=self.models.loaded,
                 loading=self.models.loading,
                 on_disk=self.models.on_disk,
@@ -255,7 +246,8 @@ class Replica:
             self._promises.end(key)
             self._refuse(link, begin, no_room=no_room)
             return
-        self._corrections.tell()
+        if self._occupancy.has_doubters:
+            self._corrections.tell()
         serving = Serving(begin, body, link, self)
         self._servings[key] = serving
         self._tasks[serving] = self._loop.create_task(serving.run())
@@ -286,19 +278,19 @@ class Replica:
     def loading(self, model_id: str) -> None:
         self._announced.discard(model_id)
         # While another loader of this replica holds a model of the same id, nothing has changed for routers.
-        if not self.holds(model_id):
-            self._broadcast(messages.ModelLoading(model_id, self.models.room, self.harm_s))
+        if not self.models.holds(model_id):
+            self._broadcast(messages.ModelLoading(model_id, self.models.room, self.models.harm_s))
 
     def loaded(self, model_id: str, load_s: float, fetch_s: float | None) -> None:
         if self.models.has(model_id):  # an alias of a model is no load of its own
             self._load.loads.append((model_id, load_s))
         self.models.fetched(model_id, fetch_s)
-        self._broadcast(messages.ModelLoaded(model_id, self.models.room, load_s, self.harm_s, fetch_s))
+        self._broadcast(messages.ModelLoaded(model_id, self.models.room, load_s, self.models.harm_s, fetch_s))
 
     def gone(self, model_id: str) -> None:
         self._announced.discard(model_id)
-        if not self.holds(model_id):
-            self._broadcast(messages.ModelGone(model_id, self.models.room, self.harm_s))
+        if not self.models.holds(model_id):
+            self._broadcast(messages.ModelGone(model_id, self.models.room, self.models.harm_s))
 
     async def flushed(self) -> None:
         await asyncio.gather(*(link.flushed(PUBLISH_TIMEOUT_S) for link in self._occupancy.routers))

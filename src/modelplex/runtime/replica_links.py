@@ -60,7 +60,7 @@ class ReplicaLinks:
 
     def __init__(self, connect: Connect, owner: Owner) -> None:
         self._connect = connect
-        self._owner = owner
+        self.owner = owner
         self._loop = asyncio.get_running_loop()
         self._addresses: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -150,7 +150,7 @@ class ReplicaLinks:
             timeout_s = DIRECT_AGAIN_S if peer.via else None
             await asyncio.wait([peer.gone], timeout=timeout_s)
             address = self._addresses.get(peer.replica_id)
-            if not peer.gone.done() and address is not None and self._owner.is_idle(peer.replica_id):
+            if not peer.gone.done() and address is not None and self.owner.is_idle(peer.replica_id):
                 await self._try(peer.replica_id, address)
 
     async def _race(self, replica_id: str, address: str, ways: Iterable[str]) -> None:
@@ -209,7 +209,7 @@ class ReplicaLinks:
 
     def _lose(self, replica_id: str) -> None:
         del self._peers[replica_id]
-        self._owner.lost(replica_id)
+        self.owner.lost(replica_id)
 
     # What peers tell
 
@@ -219,15 +219,12 @@ class ReplicaLinks:
         if peer.replica_id not in self._addresses:
             return False
         lives = now is not None and not now.gone.done()
-        if now is not None and lives and (peer.via or not now.via or not self._owner.is_idle(peer.replica_id)):
+        if now is not None and lives and (peer.via or not now.via or not self.owner.is_idle(peer.replica_id)):
             return False  # there has been another way first
         self._peers[peer.replica_id] = peer
         if now is not None:
             now.close()
         return True
-
-    def received(self, replica_id: str, link: Link, message: Message, body: bytes) -> None:
-        self._owner.received(replica_id, link, message, body)
 
     def lost(self, peer: "_Peer", *, may_live: bool) -> None:
         """`may_live` is whether the replica may well be there, and another way to it."""
@@ -246,7 +243,7 @@ class _Peer:
     """
 
     def __init__(self, links: ReplicaLinks, replica_id: str, via: str) -> None:
-        self._links = links
+        self._links, self._owner = links, links.owner
         self.replica_id, self.via = replica_id, via
         self.link: Link | None = None
         loop = asyncio.get_running_loop()
@@ -265,7 +262,7 @@ class _Peer:
         if isinstance(message, messages.Welcome) and not self._welcome(link, message):
             link.close()
         else:
-            self._links.received(self.replica_id, link, message, body)
+            self._owner.received(self.replica_id, link, message, body)
 
     def _welcome(self, link: Link, welcome: messages.Welcome) -> bool:
         """Whether it may come in."""

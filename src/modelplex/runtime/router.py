@@ -19,7 +19,7 @@ from modelplex.runtime.meters import RouterMeters
 from modelplex.runtime.own_router import OwnChoice
 from modelplex.runtime.replica_links import ReplicaLinks
 from modelplex.runtime.router_notes import RouterNotes
-from modelplex.runtime.streams import Incoming, Upload
+from modelplex.runtime.streams import Incoming, Upload, WholeBody
 from modelplex.runtime.tick_timer import TickTimer
 from modelplex.wire import messages
 from modelplex.wire.messages import Answer, Begin, DeploymentInfo, Fail, Message
@@ -214,13 +214,12 @@ class DeploymentRouter:
         match message:
             case Answer():
                 self._core.answered(number)
-                exchange.body = Incoming(lambda size: link.send(messages.Credit(number, size)))
-                exchange.body.feed(body, more=message.more)
                 exchange.load_s, exchange.head = message.load_s, message
+                exchange.body = _begun(link, number, body) if message.more else WholeBody(body)
                 if not message.more:
                     self._finish(exchange, message.ongoing, message)
                 exchange.answered()
-            case messages.Chunk(more=more) if exchange.body is not None:
+            case messages.Chunk(more=more) if isinstance(exchange.body, Incoming):
                 exchange.body.feed(body, more=more)
                 if not more:
                     self._finish(exchange, None)
@@ -255,10 +254,10 @@ class DeploymentRouter:
     def _obey(self, commands: list[routing.Command]) -> None:
         for command in commands:
             match command:
-                case routing.Send(number, replica_id):
-                    link = self._links.get(replica_id)
+                case routing.Send():  # to have its attributes bound here would cost as much as to send
+                    link = self._links.get(command.replica_id)
                     assert link is not None, "the core knows of no other replicas than those that are linked"
-                    exchange = self._exchanges[number]
+                    exchange = self._exchanges[command.number]
                     self._notes.sent(exchange, command)
                     exchange.send(command, link)
                     if exchange.deadline is not None and exchange.timer is None:  # until now the core looked after it
@@ -277,6 +276,13 @@ class DeploymentRouter:
 
     def _tick(self) -> None:
         self._perform(self._core.tick(self._loop.time()))
+
+
+def _begun(link: Link, number: int, data: bytes) -> Incoming:
+    """The body of an answer whose rest will come by the same link."""
+    body = Incoming(lambda size: link.send(messages.Credit(number, size)))
+    body.feed(data, more=True)
+    return body
 
 
 def _options(info: DeploymentInfo) -> tuple[int, float]:

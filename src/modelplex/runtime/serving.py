@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import time
+import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ _log_start = FrequentLine(_access_log)
 _log_end = FrequentLine(_access_log)
 
 _NOTHING = object()
+_GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 
 # Of what went wrong, in letters: it travels in a message's head, which has a bound, and clients choose parts of it.
 FAILURE_TEXT_MAX = 4_000
@@ -65,16 +66,6 @@ class Host(Protocol):
     @property
     def ongoing(self) -> int:
         """How many requests run on the replica."""
-
-    @property
-    def harm_s(self) -> float:
-        """What the next eviction would cost (`core.cache.ModelCache.harm_s`)."""
-
-    def holds(self, model_id: str) -> bool:
-        """Whether the model is resident."""
-
-    def measured(self, model_id: str) -> tuple[int, float] | None:
-        """The size in bytes of a model that is resident, and how long its load took; None if it is not resident."""
 
     def finished(self, serving: "Serving", *, answered: bool) -> None:
         """The request no longer needs its slot. If it was answered, its answer tells its own router so."""
@@ -197,10 +188,11 @@ class Serving:
         if not self._ended:
             self._ended = True
             host, begin, request = self._host, self._begin, self._context
-            host.meters.ended(begin, request, self.began, ok=ok, answered=answered)
+            at, run_s = time.time(), time.perf_counter() - self.began
+            host.meters.ended(begin, request, at, run_s, ok=ok, answered=answered)
             if host.watchers:
-                host.watchers.tell(_record(begin, request, self.began, host, ok=ok))
-            host.decisions.ended(begin, request, self.began, ok=ok)
+                host.watchers.tell(_record(begin, request, at, run_s, host, ok=ok))
+            host.decisions.ended(begin, request, at, run_s, ok=ok)
             request.end()
             host.finished(self, answered=answered)
 
@@ -214,7 +206,7 @@ class Serving:
             value = await steering.perform(self._host.models, name, args)
         else:
             value = await self._host.servable.call(name, *args, **kwargs)
-        is_generator = inspect.isgenerator(value) or inspect.isasyncgen(value)
+        is_generator = isinstance(value, _GENERATORS)
         if is_generator != self._begin.streams:
             how = "a generator: call it by handle.options(stream=True)" if is_generator else _NO_GENERATOR
             raise TypeError(f"{name} is {how}.")
@@ -243,13 +235,8 @@ class Serving:
         scope, conversation = asgi.http_scope(head), asgi.HTTPConversation(self)
         value = await servable.call_http(Request(scope, conversation.receive))
         if isinstance(value, Response):
-            conversation.frees = value.background is None
-            try:
-                await value(scope, conversation.receive, conversation.send)
-            finally:
-                if isinstance(value, StreamingResponse) and inspect.isasyncgen(value.body_iterator):
-                    await value.body_iterator.aclose()  # or Python would, some time after the models are given back
-        elif inspect.isasyncgen(value) or inspect.isgenerator(value):
+            await _respond(value, scope, conversation)
+        elif isinstance(value, _GENERATORS):
             await self._stream(value, [(b"content-type", b"text/plain; charset=utf-8")], lambda part: encode(part)[1])
         else:
             headers, body = encode(value)
@@ -278,6 +265,7 @@ class Serving:
             part = self._out.first(body)
             rest = memoryview(body)[len(part) :]
         self.answered = True
+        models = self._host.models
         self.link.send(
             Answer(
                 stream=self.stream,
@@ -288,8 +276,8 @@ class Serving:
                 run_s=time.perf_counter() - self.began - self._context.load_s,
                 more=more or len(rest) > 0,
                 ongoing=self._host.ongoing,
-                harm_s=self._host.harm_s,
-                holds=self._host.holds(self.model_id),
+                harm_s=models.harm_s,
+                holds=models.holds(self.model_id),
             ),
             part,
         )
@@ -344,6 +332,15 @@ async def _converse(app: asgi.App, scope: asgi.Scope, conversation: asgi.Convers
     await conversation.finish()
 
 
+async def _respond(response: Response, scope: asgi.Scope, conversation: asgi.HTTPConversation) -> None:
+    conversation.frees = response.background is None
+    try:
+        await response(scope, conversation.receive, conversation.send)
+    finally:
+        if isinstance(response, StreamingResponse) and isinstance(response.body_iterator, types.AsyncGeneratorType):
+            await response.body_iterator.aclose()  # or Python would, some time after the models are given back
+
+
 async def _answer_grpc(serving: Serving, host: Host, head: GRPCHead) -> None:
     from modelplex.runtime import grpc_methods  # which needs what only who serves gRPC has
 
@@ -365,15 +362,15 @@ def _words(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _record(begin: Begin, request: RequestContext, began: float, host: Host, *, ok: bool) -> messages.Record:
+def _record(begin: Begin, request: RequestContext, at: float, run_s: float, host: Host, *, ok: bool) -> messages.Record:
     """What those who watch are told of a request that ends; made while it still holds its models."""
-    run_s, arrived_at = time.perf_counter() - began, begin.arrived_at
-    size_bytes, load_s = host.measured(request.model_id) or (0, 0.0)
+    arrived_at = begin.arrived_at
+    size_bytes, load_s = host.models.measured(request.model_id) or (0, 0.0)
     return messages.Record(
         arrived_at=arrived_at,
         model_id=request.model_id,
         start=request.start,
-        queue_s=max(0.0, time.time() - run_s - arrived_at),
+        queue_s=max(0.0, at - run_s - arrived_at),
         load_s=load_s if request.start == Start.COLD.value and load_s else request.load_s,
         # Models that were waited for side by side make up more than the time that passed.
         service_s=max(0.0, run_s - request.load_s),

@@ -147,6 +147,35 @@ class Incoming:
         return b"".join(parts)
 
 
+class WholeBody:
+    """A body that has come at once: an `Incoming` that nothing more comes to."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def fail(self, error: Exception) -> None:
+        """All has come before."""
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._data
+
+    def read_nowait(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+    async def read(self) -> bytes:
+        return self.read_nowait()
+
+    async def read_all(self) -> bytes:
+        return self.read_nowait()
+
+
+Body = Incoming | WholeBody
+
+
 class Upload:
     """The body of a request, which may have to be sent to one replica after another.
 

@@ -8,7 +8,7 @@ from modelplex import errors
 from modelplex.runtime.answers import Headers
 from modelplex.runtime.exchange import Exchange
 from modelplex.runtime.http_exchange import HTTPExchange
-from modelplex.runtime.streams import Incoming
+from modelplex.runtime.streams import Body
 from modelplex.wire import websocket
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class OpenSocket:
         self._end = end
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, headers: Headers, exchange: Exchange, body: Incoming) -> list[Coroutine[Any, Any, None]]:
+    def begin(self, headers: Headers, exchange: Exchange, body: Body) -> list[Coroutine[Any, Any, None]]:
         """Tell the client; what passes messages on, both ways."""
         self._socket.open(headers)
         exchange.upload.settle()
         return [self._socket.to_app(exchange.upload), self._to_client(body)]
 
-    async def _to_client(self, body: Incoming) -> None:
+    async def _to_client(self, body: Body) -> None:
         await self._socket.to_client(body)
         self._end()
 
