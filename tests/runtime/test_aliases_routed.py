@@ -77,7 +77,10 @@ async def test_a_router_hears_of_aliases_as_of_models() -> None:
             [],
             1,
         )
-        assert (replica.models.holds("shop@stable"), replica.models.measured("shop@stable")) == (True, replica.models.measured("shop@3"))
+        assert (replica.models.holds("shop@stable"), replica.models.measured("shop@stable")) == (
+            True,
+            replica.models.measured("shop@3"),
+        )
 
 
 @in_virtual_time

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelplex.runtime import streams
-from modelplex.runtime.streams import REPLAY_BYTES_MAX, WINDOW_BYTES, Incoming, Outgoing, Upload
+from modelplex.runtime.streams import REPLAY_BYTES_MAX, WINDOW_BYTES, Incoming, Outgoing, Upload, WholeBody
 from modelplex.wire.framing import CHUNK_BYTES
 
 
@@ -211,6 +211,21 @@ async def test_an_empty_chunk_in_the_middle_is_not_the_end() -> None:
     assert not reading.done()
     incoming.feed(b"", more=False)
     assert await reading == b""
+
+
+@pytest.mark.parametrize("data", [b"all of it", b""])
+async def test_a_body_that_came_at_once_reads_as_one_that_came_in_parts(data: bytes) -> None:
+    def bodies() -> tuple[Incoming, WholeBody]:
+        incoming = Incoming(lambda size: None)
+        incoming.feed(data, more=False)
+        return incoming, WholeBody(data)
+
+    for body in bodies():
+        assert (await body.read(), body.exhausted, await body.read(), body.read_nowait()) == (data, True, b"", b"")
+    for body in bodies():
+        assert body.exhausted is not bool(data)
+        body.fail(ValueError("what failed later is no fault of what had come"))
+        assert (await body.read_all(), await body.read_all()) == (data, b"")
 
 
 async def test_a_body_is_exhausted_when_all_has_come_and_been_read() -> None:
