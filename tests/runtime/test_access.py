@@ -214,7 +214,7 @@ def test_a_key_that_is_removed_ends_to_be_good(tmp_path: Path, caplog: pytest.Lo
         asyncio.run(main())
     finally:
         access.POLL_S = access_poll
-    assert "there are 1 keys" in caplog.text
+    assert "keys in it: 1." in caplog.text
 
 
 def test_a_file_that_is_spoilt_or_gone_changes_nothing_and_is_told_once(

@@ -172,7 +172,7 @@ class Gate:
         except Exception:  # a fault of ours, after which keys that are taken back have to be noticed all the same
             log.exception("The file of API keys has changed and cannot be read; the keys of before are good.")
         else:
-            log.info("The file of API keys has changed: there are %d keys.", len(config.keys))
+            log.info("The file of API keys has changed; keys in it: %d.", len(config.keys))
 
 
 def gate_of(options: HTTPOptions) -> Gate | None:
