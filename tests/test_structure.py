@@ -1,6 +1,8 @@
 """The shape of the code: which way imports point, that they go in no circle, and how large things may become."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +148,16 @@ def test_the_public_door_opens_without_the_heavy_things() -> None:
     }
     assert not heavy & set(printed)
     assert not [module for module in printed if module.startswith("modelplex.runtime")]
+
+
+def test_a_process_starts_without_what_others_need() -> None:
+    """Imports are most of a start: proxies have no models and no user code, controllers run neither."""
+    path = "modelplex.runtime.child, modelplex.runtime.proxy, modelplex.runtime.process_metrics"
+    assert not loaded_with(path) & {"starlette", "modelplex.core.cache", "modelplex.runtime.replica", "yaml"}
+    assert not loaded_with("modelplex.driver") & {"modelplex.runtime.replica", "modelplex.core.cache", "uvloop"}
+
+
+def loaded_with(modules: str) -> set[str]:
+    """What a new interpreter has when it has imported these."""
+    code = f"import sys, {modules}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from modelplex import serve
 from modelplex.config import DeploymentConfig
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.network import Listening
-from modelplex.runtime.replica import Replica, ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica import Replica
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire.messages import ReplicaInfo
 
 from . import network

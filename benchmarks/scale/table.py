@@ -15,7 +15,7 @@ from modelplex.runtime.controller import Controller
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Machine, Process
 from modelplex.runtime.link import Connect, Link, Receiver
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.testing import run_virtual
 from modelplex.wire import messages
 from modelplex.wire.messages import Message

@@ -21,7 +21,8 @@ from modelplex.core.eviction import GDSF, LRU
 from modelplex.core.shelf import Entry, Phase, Shelf
 from modelplex.core.tenant_allocation import TenantAllocator, TenantIdle
 from modelplex.core.tenant_cache import TenantCache
-from modelplex.core.tenants import EVERYONE_ELSE, Account, Limits, TenantShelf
+from modelplex.core.tenant_shelf import Account, TenantShelf
+from modelplex.core.tenants import EVERYONE_ELSE, Limits
 
 HISTORIES = 1500
 STEPS = 120

@@ -14,10 +14,10 @@ from ray_nodes import ray_nodes
 from modelplex import config, errors
 from modelplex.config import DeploymentConfig
 from modelplex.context import Call
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.directory import Directory
 from modelplex.runtime.engine import Engine, Process
-from modelplex.runtime.replica import ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.testing import run_virtual
 from modelplex.wire import messages
 

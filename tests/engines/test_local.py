@@ -17,10 +17,9 @@ from modelplex import errors
 from modelplex.config import DeploymentConfig
 from modelplex.context import Call
 from modelplex.engines.local import LocalEngine, LocalProcess
-from modelplex.runtime.app_spec import Environment
+from modelplex.runtime.app_spec import Definition, Environment
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.replica import ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 
 

@@ -16,11 +16,10 @@ from modelplex.engines import ray_cluster
 from modelplex.engines.ray import RayEngine, replica_options
 from modelplex.engines.ray_actor import Membership, RaySite
 from modelplex.engines.ray_process import UNREACHABLE_S, RayProcess
-from modelplex.runtime.app_spec import Environment
+from modelplex.runtime.app_spec import Definition, Environment
 from modelplex.runtime.engine import Machine
 from modelplex.runtime.link import MemoryLink
-from modelplex.runtime.replica import ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.testing import run_virtual
 from modelplex.wire import messages
 

@@ -13,8 +13,7 @@ from served import processes_naming, wait_until
 
 from modelplex import errors
 from modelplex.runtime import app_builder, payload
-from modelplex.runtime.app_spec import AppSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.app_spec import AppSpec, Definition
 
 CODE = """
 import os

@@ -4,7 +4,8 @@ import time
 
 from modelplex.context import RequestContext
 from modelplex.core.cache import Reason
-from modelplex.runtime.meters import KINDS_MAX, OTHER, REMEMBERED_MAX, Buckets, Counts, ModelMeters, RequestMeters
+from modelplex.runtime.meters import KINDS_MAX, OTHER, Buckets, Counts, RequestMeters
+from modelplex.runtime.model_meters import REMEMBERED_MAX, ModelMeters
 from modelplex.wire.messages import Begin, HTTPHead
 
 

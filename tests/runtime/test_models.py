@@ -12,9 +12,10 @@ from modelplex import context, errors
 from modelplex.config import CacheOptions, DeploymentConfig
 from modelplex.context import RequestContext
 from modelplex.multiplex import Loader
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.models import ModelHost
-from modelplex.runtime.replica import Replica, ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica import Replica
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.testing import run_virtual
 
 

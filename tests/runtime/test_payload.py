@@ -14,8 +14,8 @@ from modelplex.deployment import Deployment, deployment
 from modelplex.errors import ModelLoadError
 from modelplex.handle import DeploymentHandle
 from modelplex.runtime import payload
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.payload import RemoteTraceback
-from modelplex.runtime.servable import Definition
 
 SOURCE = """
 from modelplex import serve

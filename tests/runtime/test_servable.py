@@ -13,7 +13,8 @@ import pytest
 from held_call import THREAD_S, HeldCall
 from virtual_time import in_virtual_time, turns
 
-from modelplex.runtime.servable import Definition, Servable
+from modelplex.runtime.app_spec import Definition
+from modelplex.runtime.servable import Servable
 from modelplex.threads import in_thread
 
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from modelplex.config import DeploymentConfig
 from modelplex.runtime import payload
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.link import Link, MemoryLink
-from modelplex.runtime.replica import Replica, ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica import Replica
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.messages import Answer, Chunk, Fail, Message
 

@@ -9,7 +9,7 @@ from modelplex.config import HTTPOptions
 from modelplex.runtime.address import Address
 from modelplex.runtime.engine import Machine, Process
 from modelplex.runtime.link import Connect, Link, Receiver
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.messages import Message
 from modelplex.wire.table_change import applied

@@ -34,8 +34,9 @@ import asyncio, sys, threading, time, os
 from modelplex.config import DeploymentConfig
 from modelplex.runtime.credentials import Credentials
 from modelplex.runtime.network import Network
-from modelplex.runtime.replica import Replica, ReplicaSpec
-from modelplex.runtime.servable import Definition
+from modelplex.runtime.replica import Replica
+from modelplex.runtime.replica_spec import ReplicaSpec
+from modelplex.runtime.app_spec import Definition
 
 class D:
     async def __call__(self):

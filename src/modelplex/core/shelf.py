@@ -10,7 +10,7 @@ from modelplex.core.budget import UNLIMITED, Room
 from modelplex.core.learned import Known
 
 if TYPE_CHECKING:
-    from modelplex.core.tenants import Account
+    from modelplex.core.tenant_shelf import Account
 
 # A model waits for a cheaper place at most so many times as long as its own load takes. A little more than once, or
 # places of models that load just as long would come too late: measured in the simulator, it is worth 3% of all loads.

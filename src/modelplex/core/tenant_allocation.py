@@ -6,7 +6,7 @@ from modelplex.core.allocation import Allocator, Command, Grant, Reason, Start, 
 from modelplex.core.budget import UNLIMITED, Room
 from modelplex.core.idle import IdleModels
 from modelplex.core.shelf import Entry, Phase
-from modelplex.core.tenants import Account, Accounts, TenantShelf
+from modelplex.core.tenant_shelf import Account, Accounts, TenantShelf
 
 
 class TenantIdle(IdleModels):

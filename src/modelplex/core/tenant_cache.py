@@ -31,7 +31,8 @@ from modelplex.core.cache import ModelCache
 from modelplex.core.eviction import EvictionPolicy
 from modelplex.core.shelf import Entry, Phase
 from modelplex.core.tenant_allocation import TenantAllocator, TenantIdle
-from modelplex.core.tenants import Account, Accounts, Limits, TenantShelf
+from modelplex.core.tenant_shelf import Account, Accounts, TenantShelf
+from modelplex.core.tenants import Limits
 
 
 class TenantCache(ModelCache):

@@ -9,7 +9,8 @@ from modelplex import errors
 from modelplex.config import HTTPOptions
 from modelplex.runtime.engine import Machine
 from modelplex.runtime.link import Connect, Link, MemoryLink, Receiver
-from modelplex.runtime.replica import Replica, ReplicaSpec, failure
+from modelplex.runtime.replica import Replica, failure
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.runtime.replica_topics import topics_of
 from modelplex.runtime.upkeep import Upkeep
 from modelplex.wire import messages

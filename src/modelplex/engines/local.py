@@ -23,7 +23,7 @@ from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.engine import Machine
 from modelplex.runtime.link import Connect, Link, SocketLink, connect_unix
 from modelplex.runtime.process import ProxySpec
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.framing import CHUNK_BYTES
 from modelplex.wire.messages import Message

@@ -23,7 +23,7 @@ from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.engine import Machine, Process
 from modelplex.runtime.link import Connect, Link
 from modelplex.runtime.process import Listening, ProxySpec
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.handshake import SECRET_BYTES
 from modelplex.wire.messages import Register

@@ -26,7 +26,7 @@ from modelplex.runtime.credentials import Credentials, TLSFiles
 from modelplex.runtime.link import TOGETHER_S, Connect, Link, Receiver
 from modelplex.runtime.network import Network
 from modelplex.runtime.process import Listening, ProxySpec, run_proxy, run_replica
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire import messages
 from modelplex.wire.messages import Register
 

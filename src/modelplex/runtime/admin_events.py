@@ -13,7 +13,7 @@ from modelplex.runtime.admin_models import replicas_of
 from modelplex.runtime.admin_system import Administered, Decision, DecisionsAsked, decisions_of
 from modelplex.runtime.admin_table import RefusedError, Request
 from modelplex.runtime.http_connection import HTTPExchange
-from modelplex.runtime.model_report import ModelsAsked, ReplicaState
+from modelplex.runtime.model_states import ModelsAsked, ReplicaState
 from modelplex.runtime.traffic_sums import Traffic
 from modelplex.status import ServeStatus
 

@@ -13,7 +13,7 @@ from modelplex.runtime import steering
 from modelplex.runtime.address import Address
 from modelplex.runtime.admin_system import Administered, Nothing
 from modelplex.runtime.admin_table import Answer, RefusedError, Request
-from modelplex.runtime.model_report import ModelsAsked, ModelState, ReplicaState
+from modelplex.runtime.model_states import ModelsAsked, ModelState, ReplicaState
 
 MODELS_MAX = 1000
 

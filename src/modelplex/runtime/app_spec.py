@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from modelplex.config import DeploymentConfig, check_route_prefix
 from modelplex.deployment import Application, Node, flatten
 from modelplex.errors import ModelplexError
 from modelplex.runtime import payload
-from modelplex.runtime.servable import Definition
 from modelplex.runtime.spoken import protocols_of
 
 # Options of a deployment that its processes need not be started anew for.
@@ -49,6 +48,15 @@ class Environment:
     env_vars: Mapping[str, str] = field(default_factory=dict)
     working_dir: str | None = None
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What to construct: a class with its arguments, or a function."""
+
+    func_or_class: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

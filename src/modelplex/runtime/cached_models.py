@@ -17,7 +17,7 @@ from modelplex.core.tenant_cache import TenantCache
 from modelplex.multiplex import Loader
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.load_runner import LoadRunner, without_traceback
-from modelplex.runtime.meters import ModelMeters
+from modelplex.runtime.model_meters import ModelMeters
 from modelplex.runtime.model_notes import ModelNotes, on_behalf_of
 from modelplex.runtime.spans import of_load
 from modelplex.runtime.tick_timer import TickTimer

@@ -16,9 +16,9 @@ from modelplex.runtime.engine import Engine, Process
 from modelplex.runtime.health import HealthWatch
 from modelplex.runtime.process_set import ProcessSet
 from modelplex.runtime.questions import Questions
-from modelplex.runtime.replica import ReplicaSpec
 from modelplex.runtime.replica_machines import ReplicaMachines
 from modelplex.runtime.replica_reports import ReplicaReports
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.runtime.scaling import Scaling
 from modelplex.runtime.user_configs import UserConfigs
 from modelplex.status import DeploymentState, DeploymentStatus

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from modelplex.config import HTTPOptions
 from modelplex.runtime.link import Connect
-from modelplex.runtime.replica import ReplicaSpec
+from modelplex.runtime.replica_spec import ReplicaSpec
 from modelplex.wire.messages import Message
 
 

@@ -4,14 +4,16 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelplex import config
 from modelplex.config import RequestRouterConfig
 from modelplex.core.chooser import Choice
 from modelplex.runtime import payload
-from modelplex.runtime.app_spec import DeploymentSpec, Environment
 from modelplex.wire.messages import Begin, DeploymentInfo, OwnRouter
+
+if TYPE_CHECKING:
+    from modelplex.runtime.app_spec import DeploymentSpec, Environment
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 CAUSES_MAX = 100
 
 
-def packed(title: str, spec: DeploymentSpec, environment: Environment) -> OwnRouter | None:
+def packed(title: str, spec: "DeploymentSpec", environment: "Environment") -> OwnRouter | None:
     """What others are told of the class; None if there is none, or if it cannot travel, which is logged."""
     options = spec.config.request_router_config
     if not isinstance(options, RequestRouterConfig):

@@ -21,7 +21,7 @@ from modelplex.wire.messages import Register, Table
 if TYPE_CHECKING:
     from modelplex.runtime.grpc_calls import Gate
     from modelplex.runtime.grpc_server import GRPCServer
-    from modelplex.runtime.replica import ReplicaSpec
+    from modelplex.runtime.replica_spec import ReplicaSpec
 
 
 @dataclass(frozen=True)

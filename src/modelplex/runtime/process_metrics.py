@@ -1,23 +1,26 @@
 """The metrics of a process that is no replica, or that any process has, in the form of `metrics.snapshot`."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelplex import metrics
-from modelplex.runtime import http_exchange
 from modelplex.runtime import metric_families as families
-from modelplex.runtime.deployments import ServedDeployment
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.http_meters import HTTPMeters
-from modelplex.runtime.http_server import HTTPServer
 from modelplex.runtime.meters import OTHER, Counts
 from modelplex.runtime.sizes import process_bytes
+
+if TYPE_CHECKING:
+    from modelplex.runtime.deployments import ServedDeployment
+    from modelplex.runtime.http_meters import HTTPMeters
+    from modelplex.runtime.http_server import HTTPServer
 
 Snapshot = list[dict[str, Any]]
 
 
-def of_proxy(name: str, meters: HTTPMeters, server: HTTPServer, directory: Directory) -> Snapshot:
+def of_proxy(name: str, meters: "HTTPMeters", server: "HTTPServer", directory: Directory) -> Snapshot:
     """All of a proxy."""
+    from modelplex.runtime import http_exchange  # replicas do without
+
     process = {"process": name}
     by_class, by_status, errors = Counts(), Counts(), Counts()
     for (app, method, status), count in meters.requests.items():
@@ -60,7 +63,7 @@ def of_proxy(name: str, meters: HTTPMeters, server: HTTPServer, directory: Direc
     ]
 
 
-def of_controller(name: str, deployments: Iterable[ServedDeployment], directory: Directory) -> Snapshot:
+def of_controller(name: str, deployments: "Iterable[ServedDeployment]", directory: Directory) -> Snapshot:
     """All of the controller's process."""
     each = [({"application": d.app_name, "deployment": d.spec.config.name}, d.processes) for d in deployments]
     return [

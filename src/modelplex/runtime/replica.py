@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from modelplex import config, context, errors
-from modelplex.config import DeploymentConfig, check_model_id
+from modelplex.config import check_model_id
 from modelplex.core.occupancy import Occupancy, Promises
 from modelplex.multiplex import Loader, loaders_of
 from modelplex.observe.decisions import Decisions
 from modelplex.runtime import hosted_app, payload
-from modelplex.runtime.app_spec import Environment
 from modelplex.runtime.doors import Doors
 from modelplex.runtime.leak_watch import LeakWatch
 from modelplex.runtime.link import Link
@@ -22,7 +21,8 @@ from modelplex.runtime.load_meter import LoadMeter
 from modelplex.runtime.meters import RequestMeters
 from modelplex.runtime.model_hosts import ModelHosts
 from modelplex.runtime.models import ModelHost, noted
-from modelplex.runtime.servable import Definition, Servable
+from modelplex.runtime.replica_spec import ReplicaSpec
+from modelplex.runtime.servable import Servable
 from modelplex.runtime.serving import Serving
 from modelplex.runtime.watchers import Watchers
 from modelplex.wire import messages
@@ -41,32 +41,6 @@ CANCEL_AGAIN_S = 0.1
 
 # Of many routers that are to hear of a free slot, the next ones do so much later if it is still free.
 CORRECT_AGAIN_S = 0.005
-
-
-@dataclass(frozen=True)
-class ReplicaSpec:
-    """What a replica is to run, and as whom.
-
-    Attributes:
-        tag: its own part of its name.
-        version: see `app_spec.DeploymentSpec`.
-        models: those to load before it is ready, since it takes over from a replica that serves these: by the name of
-            their loader, which is empty if there is only one.
-        gpus: the share that it has of GPUs, by their numbers; the engine fills it in.
-    """
-
-    app_name: str
-    tag: str
-    config: DeploymentConfig
-    definition: Definition | bytes
-    version: str = ""
-    environment: Environment = field(default_factory=Environment)
-    models: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    gpus: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def context(self) -> context.ReplicaContext:
-        return context.ReplicaContext(self.app_name, self.config.name, self.tag)
 
 
 class Replica:

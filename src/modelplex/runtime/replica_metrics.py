@@ -8,7 +8,8 @@ from modelplex import context
 from modelplex.config import METRICS_MODELS_MAX, UNLIMITED
 from modelplex.runtime import metric_families as families
 from modelplex.runtime.directory import Directory
-from modelplex.runtime.meters import LOAD_BOUNDS_S, Buckets, ModelMeter
+from modelplex.runtime.meters import LOAD_BOUNDS_S, Buckets
+from modelplex.runtime.model_meters import ModelMeter
 from modelplex.runtime.models import ModelHost
 from modelplex.runtime.process_metrics import memory, of_routers, of_user
 from modelplex.runtime.replica import Replica

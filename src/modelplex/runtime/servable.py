@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from modelplex.runtime.app_spec import Definition
 from modelplex.runtime.destroy import destroy
 from modelplex.runtime.hosted_app import HostedApp
 from modelplex.threads import in_thread
@@ -15,15 +16,6 @@ _END = object()
 
 # For broadcasts, which have no slots: so many plain functions run at a time when all slots are taken.
 BROADCAST_THREADS = 4
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What to construct: a class with its arguments, or a function."""
-
-    func_or_class: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

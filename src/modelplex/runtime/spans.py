@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from modelplex.core.allocation import Start
-from modelplex.core.routing import Send
-from modelplex.runtime.http_connection import HTTPExchange
 from modelplex.tracing import Tracing
 from modelplex.wire.messages import AppInfo, Begin
 
 if TYPE_CHECKING:
     from modelplex.context import ReplicaContext, RequestContext
+    from modelplex.core.allocation import Start
+    from modelplex.core.routing import Send
+    from modelplex.runtime.http_exchange import HTTPExchange
 
 _W3C = (b"traceparent", b"tracestate")
 
@@ -26,7 +26,7 @@ def given(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return b"\n".join(first[name] for name in _W3C if name in first).decode("latin-1") if _W3C[0] in first else ""
 
 
-def of_http(tracing: Tracing, http: HTTPExchange, app: AppInfo) -> None:
+def of_http(tracing: Tracing, http: "HTTPExchange", app: AppInfo) -> None:
     """The span of an HTTP request on a proxy, until its answer ends; what follows from the request is below it."""
     parent = given(http.headers)
     route = app.route_prefix or "/"
@@ -44,7 +44,7 @@ def of_http(tracing: Tracing, http: HTTPExchange, app: AppInfo) -> None:
     http.trace = tracing.carried(span)
     then = http.on_ended
 
-    def ended(http: HTTPExchange) -> None:
+    def ended(http: "HTTPExchange") -> None:
         status = http.outcome
         if status or http.status:
             span.set_attribute("http.response.status_code", status or http.status)
@@ -77,7 +77,7 @@ class WaySpans:
             self._parent = tracing.carried(self._root)
         self._span = tracing.span("queue", self._parent, _of(begin, deployment))
 
-    def sent(self, begin: Begin, send: Send) -> None:
+    def sent(self, begin: Begin, send: "Send") -> None:
         """It goes to a replica now. What that does is below this."""
         self._span.end()
         attributes = {"modelplex.replica": send.replica_id, "modelplex.model_id": begin.model_id}

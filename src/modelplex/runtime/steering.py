@@ -4,14 +4,16 @@ It travels as calls of methods that no user's class can have, on the way that al
 request for its model would be, and an unload is a broadcast.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from modelplex import context, errors
 from modelplex.config import CacheOptions, check_model_id
 from modelplex.context import Call, Caller
 from modelplex.handle import new_request_id
-from modelplex.runtime.model_hosts import ModelHosts
-from modelplex.runtime.models import ModelHost
+
+if TYPE_CHECKING:
+    from modelplex.runtime.model_hosts import ModelHosts
+    from modelplex.runtime.models import ModelHost
 
 # What the names of these methods begin with.
 STEERING = "-/"
@@ -117,7 +119,7 @@ def _call(
 # In a replica
 
 
-async def perform(models: ModelHosts, method_name: str, args: tuple[Any, ...]) -> Any:
+async def perform(models: "ModelHosts", method_name: str, args: tuple[Any, ...]) -> Any:
     """Do it. Raises AttributeError for what is unknown."""
     loader, model_id, *rest = args
     if method_name == MODELS and not loader:
@@ -149,12 +151,12 @@ async def perform(models: ModelHosts, method_name: str, args: tuple[Any, ...]) -
     return None
 
 
-def _version(host: ModelHost, model_id: str) -> str:
+def _version(host: "ModelHost", model_id: str) -> str:
     """What the id stands for, as far as that is known."""
     return host.aliases.get(model_id, model_id)
 
 
-def _unload(host: ModelHost, version: str) -> bool:
+def _unload(host: "ModelHost", version: str) -> bool:
     """Whether it was held."""
     if host.pins.holds(version):  # just now
         return False
