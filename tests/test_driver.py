@@ -47,7 +47,7 @@ def test_what_is_no_application_is_refused(folder: Path) -> None:
         serve.run(double)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="begins with '/'"):
         serve.run(double.bind(), route_prefix="x", _local_testing_mode=True)
-    with pytest.raises(errors.ModelplexError, match="cannot be empty"):
+    with pytest.raises(ValueError, match="must be a non-empty string"):
         serve.run(double.bind(), name="", _local_testing_mode=True)
     assert driver.current() is None
 

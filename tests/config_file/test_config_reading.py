@@ -129,7 +129,7 @@ def test_what_ray_serve_has_and_means_nothing_here_is_ignored_and_said_to_be() -
         (6, "applications[0].autoscaling_policy"),
     ]
     assert str(config.warnings[0]).startswith(
-        "f.yaml:1:1: tracing_config: tracing_config is ignored: there are no traces"
+        "f.yaml:1:1: tracing_config: tracing_config is ignored: MODELPLEX_TRACING in the environment asks for traces"
     )
     assert config.applications[0].runtime_env == RuntimeEnv(env_vars={"A": "b"})
 
@@ -320,7 +320,8 @@ def test_all_mistakes_are_found_in_one_go_each_at_its_place(tmp_path: Path) -> N
         ("applications: {}", ["1:15 applications: applications must be a list, got {}."]),
         ("applications:", ["1:14 applications: applications must be a list, got None."]),
         ("{applications: [], http_options: 5}", ["1:34 http_options: This must be a mapping, got 5."]),
-        (in_application("name: ''"), ["3:9 A.name: The name of an application cannot be empty."]),
+        (in_application("name: ''"), ["3:9 A.name: An application's name must be a non-empty string of printable"]),
+        (in_application('name: "a\\r\\nb"'), ["3:9 A.name: An application's name must be a non-empty string of"]),
         (in_application("name: 5"), ["3:9 A.name: name must be text, got 5. In quotes it is text."]),
         (in_application("deployments: 5"), ["3:16 A.deployments: deployments must be a list, got 5."]),
         (in_application("deployments: [{}]"), ["3:17 D: name is missing."]),

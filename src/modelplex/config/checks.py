@@ -67,6 +67,15 @@ def check_model_id(model_id: str) -> str:
     return model_id
 
 
+def check_name(whose: str, name: object) -> None:
+    """Raise ValueError if this is no name of an application or a deployment.
+
+    It stands in headers of answers, in lines of logs and on terminals, and before the "#" in a replica's name.
+    """
+    if not isinstance(name, str) or not name or "#" in name or not name.isprintable():
+        raise ValueError(f"{whose} name must be a non-empty string of printable characters without '#', got {name!r}.")
+
+
 def check_route_prefix(prefix: str | None, option: str = "route_prefix") -> None:
     """Raise ValueError, and say what a prefix looks like, if this is none. None is one: it is no route at all."""
     if prefix is None or prefix == "/":

@@ -12,6 +12,7 @@ from modelplex.config.checks import (
     check_choice,
     check_code,
     check_int,
+    check_name,
     check_number,
     check_seconds,
     made_from,
@@ -128,8 +129,7 @@ class DeploymentConfig:
     logging_config: LoggingConfig | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or "#" in self.name:
-            raise ValueError(f"A deployment's name must be a non-empty string without '#', got {self.name!r}.")
+        check_name("A deployment's", self.name)
         if self.num_replicas == "auto" and isinstance(self.autoscaling_config, dict):
             self._set("autoscaling_config", {"max_replicas": AUTO_MAX_REPLICAS, **self.autoscaling_config})
         for option, kind in _PARTS.items():

@@ -13,6 +13,7 @@ from modelplex.config import (
     LoggingConfig,
     check_import_path,
     check_location,
+    check_name,
     check_route_prefix,
 )
 from modelplex.config_file import hints, modules
@@ -24,7 +25,7 @@ from modelplex.errors import ConfigFileError
 
 # What a file for Ray Serve may have that means nothing here, and why.
 IGNORED = {
-    "tracing_config": "there are no traces",
+    "tracing_config": "MODELPLEX_TRACING in the environment asks for traces",
     "target_capacity": "there is no second system to share the load with",
 }
 IGNORED_OF_APPLICATION = {
@@ -189,8 +190,8 @@ class _Reader:
         return dataclasses.replace(value, data=rest)
 
     def _check_application(self, given: dict[str, Value], environment: RuntimeEnv | None) -> None:
-        if "name" in given and not given["name"].data:
-            self.findings.wrong(given["name"].place, "The name of an application cannot be empty.")
+        if "name" in given:
+            self._is_right(given["name"], lambda name: check_name("An application's", name))
         if "route_prefix" in given:
             self._is_right(given["route_prefix"], check_route_prefix)
         if "import_path" not in given:

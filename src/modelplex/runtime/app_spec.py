@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelplex.config import DeploymentConfig, check_route_prefix
+from modelplex.config import DeploymentConfig, check_name, check_route_prefix
 from modelplex.deployment import Application, Node, flatten
-from modelplex.errors import ModelplexError
 from modelplex.runtime import payload
 from modelplex.runtime.spoken import protocols_of
 
@@ -115,9 +114,8 @@ class AppSpec:
     def of_application(
         cls, name: str, application: Application, route_prefix: str | None, *, pickled: bool
     ) -> "AppSpec":
-        """What `serve.run` was given. Raises `ModelplexError` and `ValueError` if its name or its route cannot be."""
-        if not name:
-            raise ModelplexError("The name of an application cannot be empty.")
+        """What `serve.run` was given. Raises ValueError if its name or its route cannot be."""
+        check_name("An application's", name)
         check_route_prefix(route_prefix)
         return cls.of(name, flatten(application, name), route_prefix, pickled=pickled)
 

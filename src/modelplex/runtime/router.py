@@ -254,7 +254,7 @@ class DeploymentRouter:
     def _obey(self, commands: list[routing.Command]) -> None:
         for command in commands:
             match command:
-                case routing.Send():  # to have its attributes bound here would cost as much as to send
+                case routing.Send():  # whose attributes are not bound here: that takes 0.2 us
                     link = self._links.get(command.replica_id)
                     assert link is not None, "the core knows of no other replicas than those that are linked"
                     exchange = self._exchanges[command.number]
