@@ -124,12 +124,12 @@ def _end_with_controller(fd: int, address: str) -> None:
 
 def _remove_folder(address: str) -> None:
     """Without the controller, the last process to end removes the folder of the sockets, and the controller's own."""
-    folder = os.path.dirname(address)
+    folder = Path(address).parent
     with contextlib.suppress(OSError):
         if not any(name.endswith(".sock") for name in os.listdir(folder)):
-            for name in {CONTROL, ADMIN} & set(os.listdir(folder)):
-                os.unlink(os.path.join(folder, name))
-            os.rmdir(folder)
+            for name in (CONTROL, ADMIN):
+                (folder / name).unlink(missing_ok=True)  # two processes may both be the last one
+            folder.rmdir()
 
 
 def main() -> None:
